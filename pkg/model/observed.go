@@ -1,0 +1,131 @@
+package model
+
+import (
+	"fmt"
+	"time"
+)
+
+// Health is what the checks found.
+type Health uint8
+
+// The healths of a backend.
+const (
+	// HealthUnknown is not yet checked.
+	HealthUnknown Health = iota
+	HealthUp
+	HealthDown
+)
+
+func (h Health) String() string {
+	switch h {
+	case HealthUnknown:
+		return "unknown"
+	case HealthUp:
+		return "up"
+	case HealthDown:
+		return "down"
+	}
+	return fmt.Sprintf("health(%d)", uint8(h))
+}
+
+// Counters of a VIP or a backend since the data plane was loaded.
+type Counters struct {
+	Packets, Bytes uint64
+	// Connections counts openers: TCP SYNs without ACK.
+	Connections uint64
+}
+
+// Status is what is observed: of the node, and of everything it was asked for.
+type Status struct {
+	Version string
+	Started time.Time
+	// Revision of the desired state; Applied is the one that the data plane
+	// has. They differ only while a change is on its way or fails.
+	Revision, Applied uint64
+	// Error says why Applied lags, empty while all is well.
+	Error      string
+	Interfaces []InterfaceStatus
+	VIPs       []VIPStatus
+	Pools      []PoolStatus
+	// Reasons counts every way out of the packet path, in a fixed order.
+	Reasons []Reason
+	Maps    []MapUse
+}
+
+// InterfaceStatus says how the program is attached.
+type InterfaceStatus struct {
+	Name string
+	// Mode is "native" or "generic".
+	Mode string
+	// Warning is what the operator should know, or empty.
+	Warning string
+}
+
+// VIPStatus is a VIP with its counters.
+type VIPStatus struct {
+	VIP
+	// Available while at least one backend takes new flows.
+	Available bool
+	Counters
+}
+
+// PoolStatus is a pool with its backends, in the pool's order.
+type PoolStatus struct {
+	Name      string
+	TableSize uint32
+	OnAllDown OnAllDown
+	Backends  []BackendStatus
+}
+
+// BackendStatus is a backend with everything known of it.
+type BackendStatus struct {
+	Backend
+	Health Health
+	// Since is when Health last changed.
+	Since  time.Time
+	Checks []CheckStatus
+	// Slots it owns in its pool's table.
+	Slots   uint32
+	NextHop NextHop
+	Counters
+}
+
+// CheckStatus is the state of one check of one backend.
+type CheckStatus struct {
+	Name   string
+	Health Health
+	// Result of the last probe in HAProxy's words, such as L4OK or L7STS.
+	Result string
+	// Detail explains it, such as "connection refused".
+	Detail string
+	// Since is when Health last changed; Checked when the last probe ended.
+	Since, Checked time.Time
+	// Duration of the last probe.
+	Duration time.Duration
+	// Reason of the last change of Health.
+	Reason string
+}
+
+// NextHop is how packets leave for a backend.
+type NextHop struct {
+	// Interface it leaves through, VLAN its tag there or 0.
+	Interface string
+	VLAN      uint16
+	// MAC of the next hop, "" while unresolved.
+	MAC string
+	// Problem says why it cannot be reached, or is empty.
+	Problem string
+}
+
+// Reason is one way out of the packet path with its count of packets.
+type Reason struct {
+	Name    string
+	Packets uint64
+}
+
+// MapUse is how full one of the data plane's maps is.
+type MapUse struct {
+	Name string
+	// Used and Capacity in entries, Bytes of memory.
+	Used, Capacity, Bytes uint64
+}

@@ -1,0 +1,259 @@
+package model
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// ValidateName reports whether a name may be given to a VIP, pool or check: 1 to
+// 63 letters, digits, dots, underscores and hyphens, the first a letter or digit.
+func ValidateName(name string) error {
+	if !nameShape.MatchString(name) {
+		return fmt.Errorf("%q is not a name: want 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit", name)
+	}
+	return nil
+}
+
+// Validate checks every rule and returns all violations, each a [FieldError], joined.
+func (s *State) Validate() error {
+	v := &validator{}
+	pools := map[string]*Pool{}
+	for i := range s.Pools {
+		p := &s.Pools[i]
+		at := fmt.Sprintf("pool %q", p.Name)
+		if pools[p.Name] != nil {
+			v.fail(at, "this name is taken by another pool")
+		}
+		pools[p.Name] = p
+		v.pool(at, p)
+	}
+	seen, addresses := map[string]bool{}, map[netip.Addr]string{}
+	endpoints := map[string]string{}
+	for i := range s.VIPs {
+		vip := &s.VIPs[i]
+		at := fmt.Sprintf("VIP %q", vip.Name)
+		if seen[vip.Name] {
+			v.fail(at, "this name is taken by another VIP")
+		}
+		seen[vip.Name] = true
+		addresses[vip.Address] = vip.Name
+		if other, taken := endpoints[vip.Endpoint()]; taken {
+			v.fail(at, "overlaps VIP %q: both are %s", other, vip.Endpoint())
+		}
+		endpoints[vip.Endpoint()] = vip.Name
+		v.vip(at, vip)
+		v.vipAndPool(at, vip, pools)
+	}
+	for _, p := range s.Pools {
+		for _, b := range p.Backends {
+			if name, isVIP := addresses[b.Address]; isVIP {
+				v.fail(fmt.Sprintf("pool %q, backend %s", p.Name, b), "this is the address of VIP %q; a backend needs an address of its own", name)
+			}
+		}
+	}
+	return errors.Join(v.errs...)
+}
+
+type validator struct{ errs []error }
+
+func (v *validator) fail(at, format string, args ...any) {
+	v.errs = append(v.errs, &FieldError{Path: at, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (v *validator) name(at, name string) {
+	if err := ValidateName(name); err != nil {
+		v.fail(at+", name", "%v", err)
+	}
+}
+
+func (v *validator) vip(at string, vip *VIP) {
+	v.name(at, vip.Name)
+	v.address(at+", address", vip.Address)
+	if vip.Protocol != TCP && vip.Protocol != UDP {
+		v.fail(at+", protocol", "want tcp or udp")
+	}
+	if vip.Mode != ModeDSRL2 && vip.Mode != ModeDSRIPIP {
+		v.fail(at+", mode", "want dsr-l2 or dsr-ipip")
+	}
+}
+
+// vipAndPool checks what a VIP asks of its pool.
+func (v *validator) vipAndPool(at string, vip *VIP, pools map[string]*Pool) {
+	p := pools[vip.Pool]
+	if p == nil {
+		known := make([]string, 0, len(pools))
+		for name := range pools {
+			known = append(known, name)
+		}
+		v.errs = append(v.errs, &FieldError{Path: at + ", pool", Reason: notFound("pool", vip.Pool, "", known).Error()})
+		return
+	}
+	if len(p.Backends) == 0 {
+		v.fail(at+", pool", "pool %q has no backends; add one first: steelyard backend add %s ADDRESS", p.Name, p.Name)
+	}
+	if vip.Mode.TranslatesPort() {
+		return
+	}
+	for _, b := range p.Backends {
+		if b.Port != 0 && b.Port != vip.Port {
+			v.fail(at, "mode %s cannot translate port %d to port %d of backend %s in pool %q; leave the backend's port out and let it listen on the VIP's",
+				vip.Mode, vip.Port, b.Port, b, p.Name)
+		}
+	}
+}
+
+func (v *validator) pool(at string, p *Pool) {
+	v.name(at, p.Name)
+	if p.OnAllDown < OnAllDownDrop || p.OnAllDown > OnAllDownLastKnown {
+		v.fail(at+", on_all_down", "want drop, reset or last-known")
+	}
+	v.tableSize(at+", table_size", p)
+	if len(p.Backends) > MaxBackends {
+		v.fail(at, "has %d backends, at most %d are possible", len(p.Backends), MaxBackends)
+	}
+	backends := map[BackendID]bool{}
+	for i := range p.Backends {
+		b := &p.Backends[i]
+		bat := fmt.Sprintf("%s, backend %s", at, b)
+		if backends[b.BackendID] {
+			v.fail(bat, "is in the pool already")
+		}
+		backends[b.BackendID] = true
+		v.backend(bat, b)
+	}
+	checks := map[string]bool{}
+	for i := range p.Checks {
+		c := &p.Checks[i]
+		cat := fmt.Sprintf("%s, check %q", at, c.Name)
+		if checks[c.Name] {
+			v.fail(cat, "this name is taken by another check of the pool")
+		}
+		checks[c.Name] = true
+		v.check(cat, c)
+		v.checkPort(cat+", port", c, p)
+	}
+}
+
+func (v *validator) tableSize(at string, p *Pool) {
+	size := p.TableSize
+	switch {
+	case size < MinTableSize || size > MaxTableSize:
+		v.fail(at, "%d is out of range %d to %d", size, MinTableSize, MaxTableSize)
+	case !big.NewInt(int64(size)).ProbablyPrime(0):
+		v.fail(at, "%d is not a prime; the next one is %d", size, nextPrime(size))
+	case int(size) < SlotsPerBackend*len(p.Backends):
+		v.fail(at, "%d slots are too few for %d backends; want at least %d", size, len(p.Backends), nextPrime(uint32(SlotsPerBackend*len(p.Backends))))
+	}
+}
+
+func nextPrime(n uint32) uint32 {
+	for !big.NewInt(int64(n)).ProbablyPrime(0) {
+		n++
+	}
+	return n
+}
+
+func (v *validator) backend(at string, b *Backend) {
+	v.address(at+", address", b.Address)
+	if b.Weight > MaxWeight {
+		v.fail(at+", weight", "%d is out of range 0 to %d", b.Weight, MaxWeight)
+	}
+	if b.State < Enabled || b.State > Disabled {
+		v.fail(at+", state", "want enabled, draining or disabled")
+	}
+}
+
+func (v *validator) check(at string, c *Check) {
+	v.name(at, c.Name)
+	if c.Type < CheckTCP || c.Type > CheckICMP {
+		v.fail(at+", type", "want tcp, http, https, udp or icmp")
+		return
+	}
+	if c.Interval < MinCheckInterval || c.Interval > MaxCheckInterval {
+		v.fail(at+", interval", "%v is out of range %v to %v", c.Interval, MinCheckInterval, MaxCheckInterval)
+	}
+	if c.Timeout <= 0 || c.Timeout > c.Interval {
+		v.fail(at+", timeout", "%v must be more than 0 and at most the interval, %v", c.Timeout, c.Interval)
+	}
+	if c.Rise < 1 || c.Rise > MaxCheckCount {
+		v.fail(at+", rise", "%d is out of range 1 to %d", c.Rise, MaxCheckCount)
+	}
+	if c.Fall < 1 || c.Fall > MaxCheckCount {
+		v.fail(at+", fall", "%d is out of range 1 to %d", c.Fall, MaxCheckCount)
+	}
+	if c.Jitter > 50 {
+		v.fail(at+", jitter", "%d%% is out of range 0 to 50", c.Jitter)
+	}
+	v.checkPayload(at, c)
+}
+
+func (v *validator) checkPayload(at string, c *Check) {
+	if c.Type.IsHTTP() {
+		if !strings.HasPrefix(c.Path, "/") {
+			v.fail(at+", path", "%q must begin with '/'", c.Path)
+		}
+		if c.Status != 0 && (c.Status < 100 || c.Status > 599) {
+			v.fail(at+", status", "%d is not an HTTP status", c.Status)
+		}
+	} else {
+		for field, value := range map[string]bool{"host": c.Host != "", "path": c.Path != "", "status": c.Status != 0} {
+			if value {
+				v.fail(at+", "+field, "only http and https checks have one, this is %s", c.Type)
+			}
+		}
+		if c.Body != "" && c.Type != CheckUDP {
+			v.fail(at+", body", "only http, https and udp checks have one, this is %s", c.Type)
+		}
+	}
+	if c.Send != "" && c.Type != CheckUDP {
+		v.fail(at+", send", "only udp checks have one, this is %s", c.Type)
+	}
+}
+
+// checkPort makes sure that a probe has a port to go to.
+func (v *validator) checkPort(at string, c *Check, p *Pool) {
+	if c.Type == CheckICMP {
+		if c.Port != 0 {
+			v.fail(at, "icmp checks have no port")
+		}
+		return
+	}
+	if c.Port != 0 {
+		return
+	}
+	for _, b := range p.Backends {
+		if b.Port == 0 {
+			v.fail(at, "is needed: backend %s has no port of its own", b)
+			return
+		}
+	}
+}
+
+// address refuses what no packet on the wire may carry as the address of a
+// VIP or of a backend.
+func (v *validator) address(at string, a netip.Addr) {
+	switch {
+	case !a.IsValid():
+		v.fail(at, "is missing")
+	case a.Is4In6():
+		v.fail(at, "%s is IPv4-mapped; write %s", a, a.Unmap())
+	case a.Zone() != "":
+		v.fail(at, "%s has a zone; use an address without one", a)
+	case a.IsUnspecified():
+		v.fail(at, "%s is the unspecified address", a)
+	case a.IsMulticast():
+		v.fail(at, "%s is a multicast address", a)
+	case a.IsLoopback():
+		v.fail(at, "%s is a loopback address", a)
+	case a.IsLinkLocalUnicast():
+		v.fail(at, "%s is a link-local address", a)
+	case a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
+		v.fail(at, "%s is a reserved address", a)
+	}
+}
