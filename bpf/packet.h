@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What parsing learns of a packet; from here on the path does not know the family. */
+#pragma once
+
+#include "types.h"
+
+struct packet {
+	struct address destination;
+	u64 addresses;	/* both addresses folded into a word for the flow hash */
+	u32 ports;	/* source and destination port, as on the wire */
+	u32 length;	/* of the IP packet, bytes */
+	u32 l3;		/* offset of the IP header in the frame, 0: not IP or cut off before its address */
+	u32 l4;		/* offset of the transport header */
+	bool ipv6;
+	u8 protocol;	/* transport protocol */
+	u8 ttl;		/* TTL or hop limit */
+	u8 tos;		/* TOS or traffic class */
+	bool opener;	/* starts a flow */
+};
+
+/*
+ * Endpoints: what a VIP key says besides the address. The port (network byte
+ * order, 0 for any) in bits 0 to 15, the protocol above it. IPPROTO_RAW, which no
+ * packet carries, stands for the address itself, whatever the protocol.
+ */
+#define ENDPOINT_ADDRESS ((u32)IPPROTO_RAW << 16)
+
+step u32 endpoint(u8 protocol, __be16 port)
+{
+	return (u32)protocol << 16 | port;
+}
+
+/* Offsets in bounds that the verifier understands; no header begins beyond. */
+#define L3_MASK 0x1f
+#define L4_MASK 0x3fff

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Parse: Ethernet, up to two VLAN tags, IPv4 or IPv6 with extension headers,
+ * then TCP, UDP or an ICMP echo request.
+ *
+ * Each parser checks its bounds, fills in what it learnt and returns what it
+ * found. A packet that is out of shape is still judged by its address: only one
+ * that is for a VIP is dropped, all others are the kernel's.
+ */
+#pragma once
+
+#include "hash.h"
+#include "packet.h"
+#include "reasons.h"
+
+enum parsed {
+	PARSED_FLOW,		/* TCP or UDP, complete */
+	PARSED_ECHO,		/* ICMP or ICMPv6 echo request */
+	PARSED_OTHER,		/* a protocol that we do not serve */
+	PARSED_NOT_IP,
+	PARSED_TRUNCATED,
+	PARSED_MALFORMED,
+	PARSED_EXTENSION_HEADERS,
+	PARSED_FRAGMENT,
+};
+
+#define VLAN_TAGS 2
+#define EXTENSION_HEADERS 8
+
+struct vlan_header {
+	__be16 tci;
+	__be16 protocol;
+};
+
+/* ICMP and ICMPv6 alike (RFC 792, RFC 4443). */
+struct icmp_header {
+	u8 type;
+	u8 code;
+	u16 checksum;
+	u32 rest;
+};
+
+/* The head that IPv6 extension headers share (RFC 8200, section 4). */
+struct extension_header {
+	u8 next;
+	u8 length;
+	__be16 fragment_offset;	/* of a fragment header */
+};
+
+step bool is_vlan(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+step bool is_extension_header(u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_DSTOPTS || protocol == IPPROTO_FRAGMENT ||
+	       protocol == IPPROTO_AH;
+}
+
+#define ICMP_ECHO_REQUEST 8
+#define ICMP_ECHO_REPLY 0
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+
+#define IPV4_MORE_FRAGMENTS bpf_htons(0x2000)
+#define IPV4_FRAGMENT_OFFSET bpf_htons(0x1fff)
+#define IPV6_FRAGMENT_BITS bpf_htons(0xfff9)	/* offset and more-fragments */
+
+/*
+ * Follows VLAN tags from the ethertype at offset 12. Returns the offset of what
+ * comes behind them with its ethertype in the upper half, 0 if cut off.
+ */
+side_step u32 skip_vlan_tags(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	u32 at = sizeof(*eth);
+	__be16 type;
+
+	if ((void *)(eth + 1) > end)
+		return 0;
+	type = eth->h_proto;
+	for (int i = 0; i < VLAN_TAGS && is_vlan(type); i++) {
+		struct vlan_header *tag = data + at;
+
+		if ((void *)(tag + 1) > end)
+			return 0;
+		type = tag->protocol;
+		at += sizeof(*tag);
+	}
+	return (u32)type << 16 | at;
+}
+
+/* Sets pkt->l3 and returns the ethertype of what stands there, 0 if cut off. */
+step __be16 parse_ethernet(struct xdp_md *ctx, struct packet *pkt)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	u32 found;
+
+	if ((void *)(eth + 1) > end)
+		return 0;
+	pkt->l3 = sizeof(*eth);
+	if (!is_vlan(eth->h_proto))
+		return eth->h_proto;
+	found = skip_vlan_tags(ctx);
+	pkt->l3 = found & L3_MASK;
+	return found >> 16;
+}
+
+/* Whether the IP packet is all there; the frame may go on in further buffers. */
+step bool complete(struct xdp_md *ctx, const struct packet *pkt)
+{
+	u32 needed = pkt->l3 + pkt->length;
+
+	return needed <= ctx->data_end - ctx->data || needed <= bpf_xdp_get_buff_len(ctx);
+}
+
+step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = data + pkt->l3;
+	u32 header;
+
+	if ((void *)(ip + 1) > end) {
+		pkt->l3 = 0;
+		return PARSED_TRUNCATED;
+	}
+	pkt->destination = map_ipv4(ip->daddr);
+	pkt->addresses = fold_ipv4(ip->saddr, ip->daddr);
+	pkt->length = bpf_ntohs(ip->tot_len);
+	pkt->protocol = ip->protocol;
+	pkt->ttl = ip->ttl;
+	pkt->tos = ip->tos;
+	header = ip->ihl * 4;
+	pkt->l4 = pkt->l3 + header;
+	if (ip->version != 4 || header < sizeof(*ip) || pkt->length < header)
+		return PARSED_MALFORMED;
+	if (!complete(ctx, pkt))
+		return PARSED_TRUNCATED;
+	if (ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET))
+		return PARSED_FRAGMENT;
+	return PARSED_FLOW;
+}
+
+/*
+ * Follows extension headers from an offset. Returns the offset of the transport
+ * header, its protocol in bits 16 to 23, and in bits 24 to 31 an enum parsed.
+ */
+side_step u32 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+	for (int i = 0; i < EXTENSION_HEADERS; i++) {
+		struct extension_header *ext;
+
+		if (!is_extension_header(protocol))
+			return (u32)PARSED_FLOW << 24 | protocol << 16 | at;
+		at &= L4_MASK;
+		ext = data + at;
+		if ((void *)(ext + 1) > end)
+			return (u32)PARSED_TRUNCATED << 24;
+		if (protocol == IPPROTO_FRAGMENT) {
+			if (ext->fragment_offset & IPV6_FRAGMENT_BITS)
+				return (u32)PARSED_FRAGMENT << 24;
+			at += 8;
+		} else if (protocol == IPPROTO_AH) {
+			at += (ext->length + 2) * 4;
+		} else {
+			at += (ext->length + 1) * 8;
+		}
+		protocol = ext->next;
+	}
+	return (u32)PARSED_EXTENSION_HEADERS << 24;
+}
+
+step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ipv6hdr *ip = data + pkt->l3;
+	u32 found;
+
+	if ((void *)(ip + 1) > end) {
+		pkt->l3 = 0;
+		return PARSED_TRUNCATED;
+	}
+	pkt->ipv6 = true;
+	pkt->destination = load_ipv6(&ip->daddr);
+	pkt->addresses = fold_ipv6(&ip->saddr, &ip->daddr);
+	pkt->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+	pkt->protocol = ip->nexthdr;
+	pkt->ttl = ip->hop_limit;
+	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	pkt->l4 = pkt->l3 + sizeof(*ip);
+	if (ip->version != 6)
+		return PARSED_MALFORMED;
+	if (!complete(ctx, pkt))
+		return PARSED_TRUNCATED;
+	if (!is_extension_header(pkt->protocol))
+		return PARSED_FLOW;
+	found = skip_extension_headers(ctx, pkt->l4, pkt->protocol);
+	pkt->protocol = found >> 16;
+	pkt->l4 = found & 0xffff;
+	return found >> 24;
+}
+
+step enum parsed parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, u32 payload)
+{
+	if (payload < sizeof(*tcp))
+		return PARSED_MALFORMED;
+	if ((void *)(tcp + 1) > end)
+		return PARSED_TRUNCATED;
+	if (tcp->doff * 4 < sizeof(*tcp) || tcp->doff * 4 > payload)
+		return PARSED_MALFORMED;
+	pkt->ports = *(u32 *)&tcp->source;
+	pkt->opener = tcp->syn && !tcp->ack;
+	return PARSED_FLOW;
+}
+
+step enum parsed parse_udp(struct packet *pkt, struct udphdr *udp, void *end, u32 payload)
+{
+	u32 length;
+
+	if (payload < sizeof(*udp))
+		return PARSED_MALFORMED;
+	if ((void *)(udp + 1) > end)
+		return PARSED_TRUNCATED;
+	length = bpf_ntohs(udp->len);
+	if (length < sizeof(*udp) || length > payload)
+		return PARSED_MALFORMED;
+	pkt->ports = *(u32 *)&udp->source;
+	return PARSED_FLOW;
+}
+
+step enum parsed parse_icmp(struct icmp_header *icmp, u8 echo_request, void *end, u32 payload)
+{
+	if (payload < sizeof(*icmp))
+		return PARSED_MALFORMED;
+	if ((void *)(icmp + 1) > end)
+		return PARSED_TRUNCATED;
+	return icmp->type == echo_request ? PARSED_ECHO : PARSED_OTHER;
+}
+
+step enum parsed parse_transport(struct xdp_md *ctx, struct packet *pkt)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	void *transport = data + (pkt->l4 & L4_MASK);
+	u32 payload = pkt->l3 + pkt->length - pkt->l4;
+
+	if (pkt->l4 > pkt->l3 + pkt->length || pkt->l4 > L4_MASK)
+		return PARSED_MALFORMED;
+	if (pkt->protocol == IPPROTO_TCP)
+		return parse_tcp(pkt, transport, end, payload);
+	if (pkt->protocol == IPPROTO_UDP)
+		return parse_udp(pkt, transport, end, payload);
+	if (pkt->protocol == IPPROTO_ICMP && !pkt->ipv6)
+		return parse_icmp(transport, ICMP_ECHO_REQUEST, end, payload);
+	if (pkt->protocol == IPPROTO_ICMPV6 && pkt->ipv6)
+		return parse_icmp(transport, ICMPV6_ECHO_REQUEST, end, payload);
+	return PARSED_OTHER;
+}
+
+step enum parsed parse(struct xdp_md *ctx, struct packet *pkt)
+{
+	__be16 type = parse_ethernet(ctx, pkt);
+	enum parsed parsed;
+
+	if (type == bpf_htons(ETH_P_IP))
+		parsed = parse_ipv4(ctx, pkt);
+	else if (type == bpf_htons(ETH_P_IPV6))
+		parsed = parse_ipv6(ctx, pkt);
+	else
+		return PARSED_NOT_IP;
+	if (parsed != PARSED_FLOW)
+		return parsed;
+	return parse_transport(ctx, pkt);
+}

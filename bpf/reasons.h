@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Every way out of the program. The prefix says what becomes of the packet; the
+ * control plane reads the names from BTF and shows them to the operator in lower
+ * case, so a new line here is all that a new reason needs.
+ */
+#pragma once
+
+#include "types.h"
+
+enum reason {
+	/* Left to the kernel, untouched. */
+	PASS_NOT_IP,		/* not IPv4 or IPv6 */
+	PASS_NOT_VIP,		/* for no VIP of ours, or for a port or protocol that we do not serve */
+
+	/* Sent on to a backend, or answered. */
+	TX_FORWARDED,		/* through the interface it came from */
+	TX_ECHO_REPLY,		/* echo request to a VIP */
+	TX_RESET,		/* TCP to a pool that is down, which resets */
+	REDIRECT_FORWARDED,	/* through another interface */
+
+	/* For a VIP, and dropped. */
+	DROP_TRUNCATED,		/* shorter than its headers say */
+	DROP_MALFORMED,		/* a header contradicts itself */
+	DROP_EXTENSION_HEADERS,	/* more IPv6 extension headers than we follow */
+	DROP_FRAGMENT,		/* a fragment */
+	DROP_TTL_EXCEEDED,	/* TTL or hop limit used up */
+	DROP_NO_BACKEND,	/* no backend is up */
+	DROP_UNRESOLVED,	/* the backend's next hop is not known */
+	DROP_TOO_BIG,		/* larger than the way to the backend carries */
+	DROP_NO_HEADROOM,	/* the driver left no room for an outer header */
+	DROP_INTERNAL,		/* the maps contradict each other: a bug */
+
+	REASONS,
+};
+
+/* The XDP verdict of a reason; the reasons are in the order of their verdicts. */
+step int verdict(enum reason reason)
+{
+	if (reason >= DROP_TRUNCATED)
+		return XDP_DROP;
+	if (reason == REDIRECT_FORWARDED)
+		return XDP_REDIRECT;
+	if (reason >= TX_FORWARDED)
+		return XDP_TX;
+	return XDP_PASS;
+}
