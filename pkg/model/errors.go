@@ -107,3 +107,11 @@ func parseEnum[T fmt.Stringer](what, s string, values []T) (T, error) {
 	}
 	return zero, fmt.Errorf("unknown %s %q; %s", what, s, hint)
 }
+
+// RevisionError says that the desired state is no longer the one that a change
+// was made for.
+type RevisionError struct{ Expected, Actual uint64 }
+
+func (e *RevisionError) Error() string {
+	return fmt.Sprintf("the desired state is at revision %d, not %d: somebody changed it in between; look at it again and repeat the change", e.Actual, e.Expected)
+}
