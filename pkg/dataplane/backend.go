@@ -1,0 +1,58 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"net/netip"
+
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// The words of an outer IPv4 header that never change; see write_outer_ipv4 in bpf/rewrite.h.
+const (
+	outerVersionLength = 0x4500
+	outerDontFragment  = 0x4000
+	outerTTL           = 64 << 8
+)
+
+// backendRecord resolves a backend for the packet path; without a path it is unresolved.
+func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
+	if path == nil {
+		return lbBackend{}
+	}
+	b := lbBackend{
+		Ifindex: uint32(path.Link),
+		Vlan:    bits.ReverseBytes16(path.VLAN),
+		Mtu:     uint16(min(path.MTU, math.MaxUint16)),
+	}
+	copy(b.Mac[:6], path.Destination[:])
+	copy(b.Mac[6:], path.Source[:])
+	if path.OnLink {
+		b.Modes |= 1 << lbModeMODE_DSR_L2
+	}
+	if path.Outer.IsValid() && path.Outer.Is4() == id.Address.Is4() {
+		b.Modes |= 1 << lbModeMODE_DSR_IPIP
+		b.OuterSource, b.OuterDestination = address(path.Outer), address(id.Address)
+	}
+	if id.Address.Is4() && path.Outer.Is4() {
+		b.OuterIpv4 = 1
+		b.OuterChecksum = outerChecksum(path.Outer, id.Address)
+	}
+	return b
+}
+
+// outerChecksum sums the constant words of an outer IPv4 header in the byte
+// order in which the packet path adds the others: as they lie on the wire.
+func outerChecksum(source, destination netip.Addr) uint16 {
+	sum := uint32(outerVersionLength + outerDontFragment + outerTTL)
+	for _, a := range []netip.Addr{source, destination} {
+		b := a.As4()
+		sum += uint32(binary.BigEndian.Uint16(b[:2])) + uint32(binary.BigEndian.Uint16(b[2:]))
+	}
+	for sum > math.MaxUint16 {
+		sum = sum&math.MaxUint16 + sum>>16
+	}
+	return bits.ReverseBytes16(uint16(sum))
+}

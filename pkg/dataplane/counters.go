@@ -1,0 +1,87 @@
+package dataplane
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// BackendKey names a backend of a pool.
+type BackendKey struct {
+	Pool string
+	ID   model.BackendID
+}
+
+// Counters are the packet path's counters at one moment, by name.
+type Counters struct {
+	VIPs     map[string]model.Counters
+	Backends map[BackendKey]model.Counters
+	// Reasons are in the order in which the program declares them.
+	Reasons []model.Reason
+}
+
+// Counters reads everything that is counted.
+func (p *Plane) Counters() (Counters, error) {
+	c := Counters{
+		VIPs:     make(map[string]model.Counters, len(p.applied.vips)),
+		Backends: map[BackendKey]model.Counters{},
+		Reasons:  make([]model.Reason, len(p.reasons)),
+	}
+	for name, id := range p.applied.vips {
+		sum, err := readCounters(p.maps.VipCounters, id)
+		if err != nil {
+			return Counters{}, fmt.Errorf("counters of VIP %q: %w", name, err)
+		}
+		c.VIPs[name] = sum
+	}
+	for name, at := range p.applied.places {
+		for id, owner := range at.owners {
+			sum, err := readCounters(p.maps.BackendCounters, at.base()+owner)
+			if err != nil {
+				return Counters{}, fmt.Errorf("counters of backend %s of pool %q: %w", id, name, err)
+			}
+			c.Backends[BackendKey{name, id}] = sum
+		}
+	}
+	for i, name := range p.reasons {
+		var perCPU []uint64
+		if err := p.maps.Reasons.Lookup(uint32(i), &perCPU); err != nil {
+			return Counters{}, fmt.Errorf("reason %s: %w", name, err)
+		}
+		c.Reasons[i].Name = name
+		for _, n := range perCPU {
+			c.Reasons[i].Packets += n
+		}
+	}
+	return c, nil
+}
+
+func readCounters(m *ebpf.Map, index uint32) (model.Counters, error) {
+	var perCPU []lbCounters
+	if err := m.Lookup(index, &perCPU); err != nil {
+		return model.Counters{}, err
+	}
+	var sum model.Counters
+	for _, c := range perCPU {
+		sum.Packets += c.Packets
+		sum.Bytes += c.Bytes
+		sum.Connections += c.Connections
+	}
+	return sum, nil
+}
+
+// clearCounters zeroes an index that is no longer used, for whoever gets it next.
+func clearCounters(m *ebpf.Map, index uint32) error {
+	return m.Put(index, make([]lbCounters, ebpf.MustPossibleCPU()))
+}
+
+// moveCounters copies an index's counts to another.
+func moveCounters(m *ebpf.Map, from, to uint32) error {
+	var perCPU []lbCounters
+	if err := m.Lookup(from, &perCPU); err != nil {
+		return err
+	}
+	return m.Put(to, perCPU)
+}

@@ -1,0 +1,8 @@
+// Package dataplane loads the packet path into the kernel, attaches it, and is
+// the sole owner of its maps and of the numbers in them: callers speak of VIPs,
+// pools and backends by name, this package knows which index each has.
+//
+// A [Plane] is not safe for concurrent use; one goroutine owns it.
+package dataplane
+
+//go:generate go tool bpf2go -cc clang-19 -go-package dataplane -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -I../../bpf/headers -Wall -Wextra -Werror" -type reason -type owner -type mode -type address -type vip_entry -type vip_table lb ../../bpf/lb.bpf.c

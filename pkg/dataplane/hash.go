@@ -1,0 +1,73 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// The twins of bpf/hash.h and bpf/slot.h; tests run both on the same input.
+
+const (
+	hashMultiplier0 = 0x6a09e667f3bcc909
+	hashMultiplier1 = 0xbb67ae8584caa73b
+	hashMultiplier2 = 0x3c6ef372fe94f82b
+	hashMultiplier3 = 0xa54ff53a5f1d36f1
+)
+
+// Seed keys the flow hash; the whole fleet shares it.
+type Seed [2]uint64
+
+// NewSeed reads a seed from 16 bytes, the first word first, little endian.
+func NewSeed(b [16]byte) Seed {
+	return Seed{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
+}
+
+// Flow is a 5-tuple. Both addresses are of one family; ports are in host byte order.
+type Flow struct {
+	Source, Destination netip.AddrPort
+	Protocol            model.Protocol
+}
+
+func mix(h, multiplier uint64) uint64 {
+	h *= multiplier
+	return h ^ h>>32
+}
+
+// Hash is the keyed 64-bit hash that the packet path computes of a flow.
+func (s Seed) Hash(f Flow) uint64 {
+	h := mix(s.foldAddresses(f.Source.Addr(), f.Destination.Addr())^s[0], hashMultiplier0)
+	ports := uint64(bits.ReverseBytes16(f.Source.Port())) | uint64(bits.ReverseBytes16(f.Destination.Port()))<<16
+	h += (uint64(f.Protocol)<<32 | ports) ^ s[1]
+	h = mix(h, hashMultiplier1)
+	return mix(h, hashMultiplier2)
+}
+
+func (s Seed) foldAddresses(source, destination netip.Addr) uint64 {
+	if source.Is4() {
+		a, b := source.As4(), destination.As4()
+		return uint64(binary.LittleEndian.Uint32(b[:]))<<32 | uint64(binary.LittleEndian.Uint32(a[:]))
+	}
+	from, to := words(source), words(destination)
+	a := mix(from[0]^s[0], hashMultiplier2) + from[1]
+	b := mix(to[0]^s[1], hashMultiplier3) + to[1]
+	return mix(a, hashMultiplier3) + mix(b, hashMultiplier2)
+}
+
+// Slot is the slot of a hash in a table of that many slots.
+func Slot(hash uint64, slots uint32) uint32 {
+	return uint32((hash >> 32) * uint64(slots) >> 32)
+}
+
+// words are an address, IPv4 mapped into IPv6, as the packet path holds it: its
+// bytes on the wire read as little-endian words.
+func words(a netip.Addr) [2]uint64 {
+	b := a.As16()
+	return [2]uint64{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
+}
+
+func address(a netip.Addr) lbAddress {
+	return lbAddress{Word: words(a)}
+}

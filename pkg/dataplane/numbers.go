@@ -1,0 +1,135 @@
+package dataplane
+
+import (
+	"fmt"
+	"maps"
+	"math/bits"
+
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// numbers hands out every index that the packet path uses.
+type numbers struct {
+	vips, pools, lines, backends *ranges
+}
+
+func newNumbers(limits Limits) numbers {
+	first := uint32(lbOwnerOWNER_FIRST)
+	return numbers{
+		vips:     newRanges("vips", 0, limits.VIPs),
+		pools:    newRanges("pools", 0, limits.Pools),
+		lines:    newRanges("slots", 0, slotLines(limits)),
+		backends: newRanges("backends", first, first+limits.Backends),
+	}
+}
+
+// clone lets a plan that fails leave no trace.
+func (n numbers) clone() numbers {
+	return numbers{vips: n.vips.clone(), pools: n.pools.clone(), lines: n.lines.clone(), backends: n.backends.clone()}
+}
+
+// place is where a pool lives in the maps. Its record never changes: a pool
+// that outgrows its place gets a new one, and its VIPs are switched over.
+type place struct {
+	id       uint32
+	slots    uint32
+	lines    run
+	backends run
+	// owners are the numbers of backends within the pool, from OWNER_FIRST on.
+	owners map[model.BackendID]uint32
+}
+
+// minPlace is the fewest backends that a place has room for.
+const minPlace = 8
+
+func (n *numbers) newPlace(p *forwarding.Pool) (*place, error) {
+	id, err := n.pools.take(1)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := n.lines.take((p.Slots + slotsPerLine - 1) / slotsPerLine)
+	if err != nil {
+		return nil, err
+	}
+	backends, err := n.backends.take(ceilPowerOfTwo(max(minPlace, uint32(len(p.Backends)))))
+	if err != nil {
+		return nil, err
+	}
+	at := &place{id: id.start, slots: p.Slots, lines: lines, backends: backends, owners: map[model.BackendID]uint32{}}
+	at.number(p.Backends)
+	return at, nil
+}
+
+func (n *numbers) release(at *place) {
+	n.pools.give(run{at.id, at.id + 1})
+	n.lines.give(at.lines)
+	n.backends.give(at.backends)
+}
+
+// fits reports whether the pool can stay: same table size, and room for the
+// backends it has besides those it is losing, whose numbers are in use until
+// the change is done.
+func (at *place) fits(p *forwarding.Pool) bool {
+	if at.slots != p.Slots {
+		return false
+	}
+	needed := len(at.owners)
+	for _, id := range p.Backends {
+		if _, known := at.owners[id]; !known {
+			needed++
+		}
+	}
+	return needed <= int(at.backends.length())
+}
+
+// with returns the place with numbers for all these backends as well.
+func (at *place) with(backends []model.BackendID) *place {
+	for _, id := range backends {
+		if _, known := at.owners[id]; !known {
+			next := *at
+			next.owners = maps.Clone(at.owners)
+			next.number(backends)
+			return &next
+		}
+	}
+	return at
+}
+
+// number gives each backend without a number the lowest free one.
+func (at *place) number(backends []model.BackendID) {
+	taken := make([]bool, at.backends.length())
+	first := uint32(lbOwnerOWNER_FIRST)
+	for _, owner := range at.owners {
+		taken[owner-first] = true
+	}
+	next := uint32(0)
+	for _, id := range backends {
+		if _, known := at.owners[id]; known {
+			continue
+		}
+		for taken[next] {
+			next++
+		}
+		taken[next] = true
+		at.owners[id] = first + next
+	}
+}
+
+// base is what an owner's number is added to for the index of its record.
+func (at *place) base() uint32 { return at.backends.start - uint32(lbOwnerOWNER_FIRST) }
+
+func (at *place) record() lbPool {
+	return lbPool{SlotBase: at.lines.start * slotsPerLine, Slots: at.slots, BackendBase: at.base()}
+}
+
+func (at *place) String() string {
+	return fmt.Sprintf("pool %d: %d slots from line %d, backends %d to %d", at.id, at.slots, at.lines.start, at.backends.start, at.backends.end-1)
+}
+
+func ceilPowerOfTwo(n uint32) uint32 {
+	if n <= 1 {
+		return 1
+	}
+	return 1 << bits.Len32(n-1)
+}

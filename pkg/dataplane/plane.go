@@ -1,0 +1,170 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// Limits size the maps, which take their memory when they are made.
+type Limits struct {
+	// VIPs, Pools and Backends (of all pools together), each 1 to 65535, 65535
+	// and 1<<20; a pool takes room for a power of two of backends.
+	VIPs, Pools, Backends uint32
+	// Slots of all pools together, up to 1<<28, 4 bytes each.
+	Slots uint32
+}
+
+// slotsPerLine is how many slots an element of the map holds; see bpf/maps.h.
+const slotsPerLine = 16
+
+// Plane is the packet path in the kernel with its maps.
+type Plane struct {
+	program *ebpf.Program
+	maps    lbMaps
+	reasons []string
+	limits  Limits
+	random  *rand.Rand
+
+	control  memory[lbControl]
+	vips     memory[lbVipBucket]
+	pools    memory[lbPool]
+	slots    memory[lbSlotLine]
+	backends memory[lbBackend]
+
+	numbers numbers
+	applied applied
+	gone    leftovers
+
+	attached []attachment
+}
+
+// Load creates maps and program in the kernel, attached to nothing yet. The
+// caller closes the Plane. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and
+// a kernel with XDP multi-buffer support (Linux 5.18).
+func Load(limits Limits, seed Seed) (*Plane, error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit on locked memory: %w", explain(err))
+	}
+	spec, err := loadLb()
+	if err != nil {
+		return nil, err
+	}
+	reasons, err := reasonNames(spec)
+	if err != nil {
+		return nil, err
+	}
+	size(spec, limits)
+	if err := spec.Variables[lbVarHashSeed].Set(seed); err != nil {
+		return nil, fmt.Errorf("hash seed: %w", err)
+	}
+	var objects lbObjects
+	if err := spec.LoadAndAssign(&objects, nil); err != nil {
+		return nil, fmt.Errorf("load the packet path: %w", explain(err))
+	}
+	p := &Plane{
+		program: objects.Steelyard,
+		maps:    objects.lbMaps,
+		reasons: reasons,
+		limits:  limits,
+		random:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		numbers: newNumbers(limits),
+		applied: newApplied(),
+	}
+	if err := p.mapMemories(); err != nil {
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+func size(spec *ebpf.CollectionSpec, limits Limits) {
+	spec.Maps[lbMapVips].MaxEntries = 2 * vipBuckets(limits)
+	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapPools].MaxEntries = limits.Pools
+	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
+	spec.Maps[lbMapBackends].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
+	spec.Maps[lbMapBackendCounters].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
+}
+
+// vipBuckets is the most buckets of one VIP table, a power of two. Each VIP has
+// a key of its own and perhaps one for its address.
+func vipBuckets(limits Limits) uint32 {
+	return ceilPowerOfTwo(2 * limits.VIPs * bucketsPerEntry)
+}
+
+func slotLines(limits Limits) uint32 { return (limits.Slots + slotsPerLine - 1) / slotsPerLine }
+
+func (p *Plane) mapMemories() error {
+	var err error
+	if p.control, err = mapMemory[lbControl](p.maps.Control); err != nil {
+		return err
+	}
+	if p.vips, err = mapMemory[lbVipBucket](p.maps.Vips); err != nil {
+		return err
+	}
+	if p.pools, err = mapMemory[lbPool](p.maps.Pools); err != nil {
+		return err
+	}
+	if p.slots, err = mapMemory[lbSlotLine](p.maps.Slots); err != nil {
+		return err
+	}
+	p.backends, err = mapMemory[lbBackend](p.maps.Backends)
+	return err
+}
+
+// explain turns what the kernel answers into what the operator can do.
+func explain(err error) error {
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("%w; run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_RESOURCE", err)
+	case errors.As(err, &verifier), errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%w; this kernel lacks a feature that the packet path needs: Linux 5.18 or later, with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and BTF", err)
+	}
+	return err
+}
+
+// Close detaches the program and releases everything in the kernel.
+func (p *Plane) Close() error {
+	errs := []error{p.Detach()}
+	errs = append(errs,
+		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(),
+		p.maps.Close())
+	if p.program != nil {
+		errs = append(errs, p.program.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Maps tells how full the maps are.
+func (p *Plane) Maps() []model.MapUse {
+	use := func(name string, m *ebpf.Map, used, capacity uint32, perEntry int) model.MapUse {
+		bytes, ok := uint64(0), false
+		if info, err := m.Info(); err == nil {
+			bytes, ok = info.Memlock()
+		}
+		if !ok {
+			bytes = uint64(m.MaxEntries()) * uint64(m.ValueSize()) * uint64(perEntry)
+		}
+		return model.MapUse{Name: name, Used: uint64(used), Capacity: uint64(capacity), Bytes: bytes}
+	}
+	cpus := ebpf.MustPossibleCPU()
+	n := &p.numbers
+	return []model.MapUse{
+		use("vips", p.maps.Vips, n.vips.used, n.vips.size, 1),
+		use("vip_counters", p.maps.VipCounters, n.vips.used, n.vips.size, cpus),
+		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
+		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),
+		use("backends", p.maps.Backends, n.backends.used, n.backends.size, 1),
+		use("backend_counters", p.maps.BackendCounters, n.backends.used, n.backends.size, cpus),
+	}
+}
+
+// Program is the packet path, for test runs. The Plane keeps ownership.
+func (p *Plane) Program() *ebpf.Program { return p.program }

@@ -1,0 +1,109 @@
+package dataplane
+
+import (
+	"fmt"
+	"math/bits"
+	"math/rand/v2"
+	"net/netip"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// endpointAddress is the endpoint that stands for an address itself; see bpf/packet.h.
+const endpointAddress = 255 << 16
+
+// endpoint is what a VIP key says besides the address; see bpf/packet.h. Port in
+// host byte order, 0 for any.
+func endpoint(protocol model.Protocol, port uint16) uint32 {
+	return uint32(protocol)<<16 | uint32(bits.ReverseBytes16(port))
+}
+
+// vipTable is a filled table: buckets of two entries, and the hash under which
+// no bucket has more.
+type vipTable struct {
+	buckets    []lbVipBucket
+	multiplier [3]uint64
+	shift      uint32
+	anyPort    bool
+}
+
+// bucketsPerEntry sizes the map: with that many buckets of two entries for each
+// entry, a random hash overflows none in about every hundredth try at the worst.
+const bucketsPerEntry = 16
+
+// triesPerSize is how many hashes are tried before the table doubles.
+const triesPerSize = 64
+
+// buildVIPTable finds the smallest table, of at most maxBuckets, in which no bucket overflows.
+func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (*vipTable, error) {
+	t := &vipTable{}
+	for i := range entries {
+		if entries[i].Endpoint>>16 != endpointAddress>>16 && entries[i].Endpoint&0xffff == 0 {
+			t.anyPort = true
+		}
+	}
+	log := max(1, bits.Len32(uint32(len(entries))))
+	for ; log < 32 && uint32(1)<<log <= maxBuckets; log++ {
+		last := uint32(1)<<(log+1) > maxBuckets
+		for try := 0; try < triesPerSize || (last && try < 100*triesPerSize); try++ {
+			t.multiplier = [3]uint64{random.Uint64() | 1, random.Uint64() | 1, random.Uint64() | 1}
+			t.shift = uint32(64 - log)
+			if t.fill(entries, 1<<log) {
+				return t, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("found no table of %d buckets for %d VIP keys; raise limits.vips in the configuration", maxBuckets, len(entries))
+}
+
+// fill places every entry, or reports that a bucket overflows.
+func (t *vipTable) fill(entries []lbVipEntry, buckets int) bool {
+	t.buckets = make([]lbVipBucket, buckets)
+	for i := range entries {
+		b := &t.buckets[t.bucket(&entries[i])]
+		switch {
+		case b.Entry[0].Endpoint == 0:
+			b.Entry[0] = entries[i]
+		case b.Entry[1].Endpoint == 0:
+			b.Entry[1] = entries[i]
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+func (t *vipTable) bucket(e *lbVipEntry) uint32 {
+	hash := e.Address.Word[0]*t.multiplier[0] + e.Address.Word[1]*t.multiplier[1] + uint64(e.Endpoint)*t.multiplier[2]
+	return uint32(hash >> t.shift)
+}
+
+// vipEntries are the keys of the table: one for each VIP, one for each of their addresses.
+func vipEntries(vips []model.VIP, vipID func(model.VIP) uint16, poolID func(model.VIP) uint16) []lbVipEntry {
+	entries := make([]lbVipEntry, 0, 2*len(vips))
+	known := make(map[netip.Addr]bool, len(vips))
+	for _, v := range vips {
+		entries = append(entries, lbVipEntry{
+			Address:  address(v.Address),
+			Endpoint: endpoint(v.Protocol, v.Port),
+			Vip:      vipID(v),
+			Pool:     poolID(v),
+			Mode:     uint8(modeOf(v.Mode)),
+		})
+		if !known[v.Address] {
+			known[v.Address] = true
+			entries = append(entries, lbVipEntry{Address: address(v.Address), Endpoint: endpointAddress})
+		}
+	}
+	return entries
+}
+
+func modeOf(m model.Mode) lbMode {
+	switch m {
+	case model.ModeDSRL2:
+		return lbModeMODE_DSR_L2
+	case model.ModeDSRIPIP:
+		return lbModeMODE_DSR_IPIP
+	}
+	return lbModeMODE_NONE
+}
