@@ -1,0 +1,261 @@
+// Package reconcile is the one loop that keeps the data plane true to what the
+// operator asked for and to what health checks and the kernel's routes say.
+//
+// One goroutine owns desired state, health and what was applied. Everything else
+// sends it messages or reads immutable snapshots.
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/steelyard-lb/steelyard/pkg/dataplane"
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/health"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/neighbor"
+)
+
+// Plane is the data plane; [dataplane.Plane] is one.
+type Plane interface {
+	// Check reports whether Apply would find room, and changes nothing.
+	Check(forwarding.State) error
+	Apply(forwarding.State) error
+	Counters() (dataplane.Counters, error)
+	Interfaces() []model.InterfaceStatus
+	Maps() []model.MapUse
+}
+
+// Checker probes backends; [health.Checker] is one.
+type Checker interface {
+	Set([]health.Target)
+	Snapshot() *health.Snapshot
+	Changed() <-chan struct{}
+}
+
+// Resolver follows next hops; [neighbor.Resolver] is one.
+type Resolver interface {
+	Set([]netip.Addr)
+	Table() neighbor.Table
+	Changed() <-chan struct{}
+}
+
+// Store keeps desired state; [store.Store] is one.
+type Store interface {
+	Load() (model.State, uint64, error)
+	Save(expect uint64, next model.State, note string) (uint64, error)
+}
+
+// Options assemble a [Loop].
+type Options struct {
+	Plane    Plane
+	Checker  Checker
+	Resolver Resolver
+	Store    Store
+	Log      *slog.Logger
+	// Version of the program, and the outer source addresses that the operator
+	// prefers to those of the routes; invalid where there is no preference.
+	Version                 string
+	OuterIPv4, OuterIPv6    netip.Addr
+	RetryFirst, RetryAtMost time.Duration
+}
+
+// The pauses before an apply that failed is tried again, doubled each time.
+const (
+	DefaultRetryFirst  = 100 * time.Millisecond
+	DefaultRetryAtMost = 10 * time.Second
+)
+
+// Loop is the reconcile loop.
+type Loop struct {
+	o        Options
+	requests chan func()
+	snapshot atomic.Pointer[desired]
+
+	// What follows belongs to the goroutine of Run.
+	desired   desired
+	forwarded forwarding.State
+	applied   uint64
+	failure   error
+	started   time.Time
+	retry     *time.Timer
+	pause     time.Duration
+	health    map[dataplane.BackendKey]model.Health
+}
+
+// desired is a revision of desired state, never changed once published.
+type desired struct {
+	state    model.State
+	revision uint64
+}
+
+// New reads the store and computes nothing yet.
+func New(o Options) (*Loop, error) {
+	if o.RetryFirst == 0 {
+		o.RetryFirst = DefaultRetryFirst
+	}
+	if o.RetryAtMost == 0 {
+		o.RetryAtMost = DefaultRetryAtMost
+	}
+	state, revision, err := o.Store.Load()
+	if err != nil {
+		return nil, err
+	}
+	l := &Loop{
+		o:        o,
+		requests: make(chan func()),
+		started:  time.Now(),
+		health:   map[dataplane.BackendKey]model.Health{},
+		pause:    o.RetryFirst,
+	}
+	l.adopt(desired{state, revision})
+	return l, nil
+}
+
+// adopt makes a revision the desired one and tells what depends on it alone.
+func (l *Loop) adopt(d desired) {
+	l.desired = d
+	l.snapshot.Store(&d)
+	l.o.Checker.Set(health.Targets(d.state))
+	l.o.Resolver.Set(addresses(d.state))
+}
+
+func addresses(s model.State) []netip.Addr {
+	var out []netip.Addr
+	seen := map[netip.Addr]bool{}
+	for _, p := range s.Pools {
+		for _, b := range p.Backends {
+			if !seen[b.Address] {
+				seen[b.Address] = true
+				out = append(out, b.Address)
+			}
+		}
+	}
+	return out
+}
+
+func (l *Loop) String() string { return "reconcile" }
+
+// Run reconciles until ctx ends. It calls ready once the data plane has been
+// given the stored state for the first time, and ends with its error, if any.
+func (l *Loop) Run(ctx context.Context, ready func() error) error {
+	l.retry = time.NewTimer(time.Hour)
+	defer l.retry.Stop()
+	l.reconcile()
+	if err := ready(); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case request := <-l.requests:
+			request()
+		case <-l.o.Checker.Changed():
+			l.reconcile()
+		case <-l.o.Resolver.Changed():
+			l.reconcile()
+		case <-l.retry.C:
+			l.reconcile()
+		}
+	}
+}
+
+// reconcile brings the data plane to desired state and observed health, or
+// notes why it cannot and tries again later. Packets meanwhile meet the last
+// state that could be applied.
+func (l *Loop) reconcile() {
+	next, err := l.build(l.desired.state)
+	if err == nil {
+		err = l.o.Plane.Apply(next)
+	}
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	l.forwarded, l.applied = next, l.desired.revision
+	l.succeed()
+}
+
+func (l *Loop) fail(err error) {
+	if l.failure == nil || l.failure.Error() != err.Error() {
+		l.o.Log.Error("cannot apply the desired state; traffic continues on the last one that could be", "revision", l.desired.revision, "error", err)
+	}
+	l.failure = err
+	l.retry.Reset(l.pause)
+	l.pause = min(2*l.pause, l.o.RetryAtMost)
+}
+
+func (l *Loop) succeed() {
+	if l.failure != nil {
+		l.o.Log.Info("the desired state is applied again", "revision", l.desired.revision)
+	}
+	l.failure, l.pause = nil, l.o.RetryFirst
+	l.retry.Stop()
+	l.logHealth()
+}
+
+// build folds desired state, health and next hops together.
+func (l *Loop) build(state model.State) (forwarding.State, error) {
+	snapshot := l.o.Checker.Snapshot()
+	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) model.Health {
+		h, _ := snapshot.Backend(p, id)
+		return h
+	}, l.forwarded)
+	if err != nil {
+		return forwarding.State{}, err
+	}
+	next.Paths = l.paths()
+	return next, nil
+}
+
+func (l *Loop) paths() map[netip.Addr]forwarding.Path {
+	paths := map[netip.Addr]forwarding.Path{}
+	for addr, hop := range l.o.Resolver.Table() {
+		if hop.Problem != "" {
+			continue
+		}
+		outer := hop.SourceIP
+		if addr.Is4() && l.o.OuterIPv4.IsValid() {
+			outer = l.o.OuterIPv4
+		} else if addr.Is6() && l.o.OuterIPv6.IsValid() {
+			outer = l.o.OuterIPv6
+		}
+		paths[addr] = forwarding.Path{
+			Link: hop.Link, VLAN: hop.VLAN, Source: hop.Source, Destination: hop.Destination,
+			OnLink: hop.OnLink, Outer: outer, MTU: hop.MTU,
+		}
+	}
+	return paths
+}
+
+// logHealth reports what changed since it was last called.
+func (l *Loop) logHealth() {
+	snapshot := l.o.Checker.Snapshot()
+	seen := make(map[dataplane.BackendKey]model.Health, len(l.health))
+	for i := range l.desired.state.Pools {
+		p := &l.desired.state.Pools[i]
+		for _, b := range p.Backends {
+			key := dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}
+			now, _ := snapshot.Backend(p, b.BackendID)
+			seen[key] = now
+			if before, known := l.health[key]; (known || now != model.HealthUnknown) && before != now {
+				l.o.Log.Info("backend health changed", "pool", p.Name, "backend", b.String(), "from", before, "to", now, "reason", reason(snapshot, p, b.BackendID))
+			}
+		}
+	}
+	l.health = seen
+}
+
+func reason(s *health.Snapshot, p *model.Pool, id model.BackendID) string {
+	for _, c := range p.Checks {
+		if status, ok := s.Check(health.Key{Pool: p.Name, Backend: id, Check: c.Name}); ok && status.Health == model.HealthDown {
+			return fmt.Sprintf("check %s: %s", c.Name, status.Reason)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,103 @@
+package reconcile
+
+import (
+	"context"
+	"net"
+
+	"github.com/steelyard-lb/steelyard/pkg/dataplane"
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/health"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/neighbor"
+)
+
+// Status reads counters from the maps and puts everything that is observed beside
+// what was asked for.
+func (l *Loop) Status(ctx context.Context) (model.Status, error) {
+	var status model.Status
+	var failure error
+	err := l.call(ctx, func() { status, failure = l.status() })
+	if err != nil {
+		return model.Status{}, err
+	}
+	return status, failure
+}
+
+func (l *Loop) status() (model.Status, error) {
+	counters, err := l.o.Plane.Counters()
+	if err != nil {
+		return model.Status{}, err
+	}
+	s := model.Status{
+		Version:    l.o.Version,
+		Started:    l.started,
+		Revision:   l.desired.revision,
+		Applied:    l.applied,
+		Interfaces: l.o.Plane.Interfaces(),
+		Reasons:    counters.Reasons,
+		Maps:       l.o.Plane.Maps(),
+	}
+	if l.failure != nil {
+		s.Error = l.failure.Error()
+	}
+	view := poolView{counters: &counters, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table()}
+	for i := range l.desired.state.Pools {
+		p := &l.desired.state.Pools[i]
+		s.Pools = append(s.Pools, view.pool(p, l.forwarded.Pool(p.Name)))
+	}
+	for _, v := range l.desired.state.VIPs {
+		p := l.forwarded.Pool(v.Pool)
+		s.VIPs = append(s.VIPs, model.VIPStatus{
+			VIP:       v,
+			Available: p != nil && len(p.Members) > 0,
+			Counters:  counters.VIPs[v.Name],
+		})
+	}
+	return s, nil
+}
+
+// poolView is what a pool's status is read from.
+type poolView struct {
+	counters *dataplane.Counters
+	snapshot *health.Snapshot
+	hops     neighbor.Table
+}
+
+// pool describes a pool; forwarded is nil while it has not been applied.
+func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolStatus {
+	status := model.PoolStatus{Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown}
+	var shares map[model.BackendID]uint32
+	if forwarded != nil {
+		shares = forwarded.Shares()
+	}
+	for _, b := range p.Backends {
+		hop := v.hops[b.Address]
+		backend := model.BackendStatus{
+			Backend:  b,
+			Slots:    shares[b.BackendID],
+			NextHop:  nextHop(hop),
+			Counters: v.counters.Backends[dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}],
+		}
+		backend.Health, backend.Since = v.snapshot.Backend(p, b.BackendID)
+		for _, c := range p.Checks {
+			check, ok := v.snapshot.Check(health.Key{Pool: p.Name, Backend: b.BackendID, Check: c.Name})
+			if ok {
+				backend.Checks = append(backend.Checks, check)
+			}
+		}
+		status.Backends = append(status.Backends, backend)
+	}
+	return status
+}
+
+func nextHop(hop neighbor.Hop) model.NextHop {
+	next := model.NextHop{Interface: hop.Interface, VLAN: hop.VLAN, Problem: hop.Problem}
+	switch {
+	case hop.Problem != "":
+	case hop.Link == 0:
+		next.Problem = "not yet resolved"
+	default:
+		next.MAC = net.HardwareAddr(hop.Destination[:]).String()
+	}
+	return next
+}
