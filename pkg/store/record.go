@@ -1,0 +1,146 @@
+package store
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+	"unicode/utf8"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// The records of the state's objects. An object's name is its key and not
+// repeated. Field names are part of the schema: renaming one, or adding one that
+// an older program must not overlook, raises its version.
+
+type vipRecord struct {
+	Address  netip.Addr `json:"address"`
+	Protocol string     `json:"protocol"`
+	Port     uint16     `json:"port"`
+	Mode     string     `json:"mode"`
+	Pool     string     `json:"pool"`
+}
+
+type poolRecord struct {
+	TableSize uint32          `json:"table_size"`
+	OnAllDown string          `json:"on_all_down"`
+	Checks    []checkRecord   `json:"checks,omitempty"`
+	Backends  []backendRecord `json:"backends,omitempty"`
+}
+
+type backendRecord struct {
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port,omitempty"`
+	Weight  uint32     `json:"weight"`
+	State   string     `json:"state"`
+}
+
+type checkRecord struct {
+	Name     string `json:"name"`
+	Type     string `json:"type"`
+	Port     uint16 `json:"port,omitempty"`
+	Interval string `json:"interval"`
+	Timeout  string `json:"timeout"`
+	Rise     uint32 `json:"rise"`
+	Fall     uint32 `json:"fall"`
+	Jitter   uint32 `json:"jitter,omitempty"`
+	Host     string `json:"host,omitempty"`
+	Path     string `json:"path,omitempty"`
+	Status   uint32 `json:"status,omitempty"`
+	// Body and Send are base64: JSON text would not keep bytes that are not UTF-8.
+	Body []byte `json:"body,omitempty"`
+	Send []byte `json:"send,omitempty"`
+}
+
+func encodeVIP(v model.VIP) ([]byte, error) {
+	return encode(vipRecord{v.Address, v.Protocol.String(), v.Port, v.Mode.String(), v.Pool})
+}
+
+func decodeVIP(name string, data []byte) (model.VIP, error) {
+	var r vipRecord
+	if err := decode(data, &r); err != nil {
+		return model.VIP{}, err
+	}
+	protocol, errProtocol := model.ParseProtocol(r.Protocol)
+	mode, errMode := model.ParseMode(r.Mode)
+	v := model.VIP{Name: name, Address: r.Address, Protocol: protocol, Port: r.Port, Mode: mode, Pool: r.Pool}
+	return v, errors.Join(errProtocol, errMode)
+}
+
+func encodePool(p model.Pool) ([]byte, error) {
+	r := poolRecord{TableSize: p.TableSize, OnAllDown: p.OnAllDown.String()}
+	for _, b := range p.Backends {
+		r.Backends = append(r.Backends, backendRecord{b.Address, b.Port, b.Weight, b.State.String()})
+	}
+	for _, c := range p.Checks {
+		if !utf8.ValidString(c.Host) || !utf8.ValidString(c.Path) {
+			return nil, fmt.Errorf("check %q: host and path must be UTF-8", c.Name)
+		}
+		r.Checks = append(r.Checks, checkRecord{
+			Name: c.Name, Type: c.Type.String(), Port: c.Port,
+			Interval: c.Interval.String(), Timeout: c.Timeout.String(),
+			Rise: c.Rise, Fall: c.Fall, Jitter: c.Jitter,
+			Host: c.Host, Path: c.Path, Status: c.Status, Body: []byte(c.Body), Send: []byte(c.Send),
+		})
+	}
+	return encode(r)
+}
+
+func decodePool(name string, data []byte) (model.Pool, error) {
+	var r poolRecord
+	if err := decode(data, &r); err != nil {
+		return model.Pool{}, err
+	}
+	onAllDown, err := model.ParseOnAllDown(r.OnAllDown)
+	if err != nil {
+		return model.Pool{}, err
+	}
+	p := model.Pool{Name: name, TableSize: r.TableSize, OnAllDown: onAllDown}
+	for _, b := range r.Backends {
+		id := model.BackendID{Address: b.Address, Port: b.Port}
+		state, err := model.ParseAdminState(b.State)
+		if err != nil {
+			return model.Pool{}, fmt.Errorf("backend %s: %w", id, err)
+		}
+		p.Backends = append(p.Backends, model.Backend{BackendID: id, Weight: b.Weight, State: state})
+	}
+	for _, c := range r.Checks {
+		check, err := c.check()
+		if err != nil {
+			return model.Pool{}, fmt.Errorf("check %q: %w", c.Name, err)
+		}
+		p.Checks = append(p.Checks, check)
+	}
+	return p, nil
+}
+
+func (r checkRecord) check() (model.Check, error) {
+	kind, errType := model.ParseCheckType(r.Type)
+	interval, errInterval := time.ParseDuration(r.Interval)
+	timeout, errTimeout := time.ParseDuration(r.Timeout)
+	return model.Check{
+		Name: r.Name, Type: kind, Port: r.Port, Interval: interval, Timeout: timeout,
+		Rise: r.Rise, Fall: r.Fall, Jitter: r.Jitter,
+		Host: r.Host, Path: r.Path, Status: r.Status, Body: string(r.Body), Send: string(r.Send),
+	}, errors.Join(errType, errInterval, errTimeout)
+}
+
+func encode(record any) ([]byte, error) { return json.Marshal(record) }
+
+// decode reads all of a record: a field that it does not know, or anything
+// after the record, is an error.
+func decode(data []byte, record any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(record); err != nil {
+		return fmt.Errorf("the record cannot be read: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("the record is followed by something else")
+	}
+	return nil
+}

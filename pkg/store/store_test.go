@@ -1,0 +1,367 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T, path string) *Store {
+	t.Helper()
+	s, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func fresh(t *testing.T) *Store {
+	t.Helper()
+	return open(t, filepath.Join(t.TempDir(), "state.db"))
+}
+
+// save stores a state on top of the current one and returns the new revision.
+func save(t *testing.T, s *Store, next model.State) uint64 {
+	t.Helper()
+	_, at, err := s.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := s.Save(at, next, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return saved
+}
+
+func example() model.State {
+	return model.State{
+		VIPs: []model.VIP{
+			{Name: "dns", Address: netip.MustParseAddr("2001:db8::53"), Protocol: model.UDP, Mode: model.ModeDSRIPIP, Pool: "web"},
+			{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "web"},
+		},
+		Pools: []model.Pool{{
+			Name: "web", TableSize: 65537, OnAllDown: model.OnAllDownLastKnown,
+			Checks: []model.Check{{
+				Name: "health", Type: model.CheckHTTPS, Port: 8443, Interval: 1500 * time.Millisecond, Timeout: time.Second,
+				Rise: 2, Fall: 3, Jitter: 10, Host: "example.com", Path: "/ok?a=<b>", Status: 204, Body: "fine\x00\xff",
+			}, {
+				Name: "udp", Type: model.CheckUDP, Port: 53, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, Send: "\xfe\x00?",
+			}},
+			Backends: []model.Backend{
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 0, State: model.Draining},
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8::10"), Port: 80}, Weight: 65535, State: model.Enabled},
+			},
+		}},
+	}
+}
+
+func TestEmptyStore(t *testing.T) {
+	s := fresh(t)
+	state, at, err := s.Load()
+	if err != nil || at != 0 || !reflect.DeepEqual(state, model.State{}) {
+		t.Errorf("got %+v at %d, %v", state, at, err)
+	}
+	if entries, err := s.History(10); err != nil || len(entries) != 0 {
+		t.Errorf("history is %v, %v", entries, err)
+	}
+}
+
+func TestReopen(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	s := open(t, path)
+	save(t, s, example())
+	seed, err := s.HashSeed()
+	if err != nil || seed == ([16]byte{}) {
+		t.Fatalf("seed is %x, %v", seed, err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	got, at, err := s.Load()
+	if err != nil || at != 1 || !reflect.DeepEqual(got, example()) {
+		t.Errorf("got  %+v at %d, %v\nwant %+v at 1", got, at, err, example())
+	}
+	if again, err := s.HashSeed(); err != nil || again != seed {
+		t.Errorf("the seed was %x and is %x, %v", seed, again, err)
+	}
+	if other, err := fresh(t).HashSeed(); err != nil || other == seed {
+		t.Errorf("two stores have the seed %x, %v", other, err)
+	}
+}
+
+// Whatever sequence of states is saved, the last one is what is loaded, and the
+// revision counts the changes.
+func TestRoundTrip(t *testing.T) {
+	s := fresh(t)
+	rapid.Check(t, func(t *rapid.T) {
+		next := anyState().Draw(t, "state")
+		before, at, err := s.Load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved, err := s.Save(at, next, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, after, err := s.Load()
+		if err != nil || after != saved {
+			t.Fatalf("at %d, saved %d, %v", after, saved, err)
+		}
+		next.Sort()
+		if !reflect.DeepEqual(got, next) {
+			t.Fatalf("got  %+v\nwant %+v", got, next)
+		}
+		want := at + 1
+		if reflect.DeepEqual(before, next) {
+			want = at
+		}
+		if saved != want {
+			t.Fatalf("revision %d after %d, want %d", saved, at, want)
+		}
+	})
+}
+
+func anyState() *rapid.Generator[model.State] {
+	return rapid.Custom(func(t *rapid.T) model.State {
+		name := rapid.StringMatching(`[a-c][A-Za-z0-9._-]{0,2}`)
+		vips := rapid.SliceOfNDistinct(anyVIP(name), 0, 6, func(v model.VIP) string { return v.Name }).Draw(t, "vips")
+		pools := rapid.SliceOfNDistinct(anyPool(name), 0, 4, func(p model.Pool) string { return p.Name }).Draw(t, "pools")
+		return model.State{VIPs: orNil(vips), Pools: orNil(pools)}
+	})
+}
+
+func anyAddress() *rapid.Generator[netip.Addr] {
+	return rapid.Custom(func(t *rapid.T) netip.Addr {
+		size := rapid.SampledFrom([]int{4, 16}).Draw(t, "size")
+		a, _ := netip.AddrFromSlice(rapid.SliceOfN(rapid.Byte(), size, size).Draw(t, "address"))
+		return a
+	})
+}
+
+func anyVIP(name *rapid.Generator[string]) *rapid.Generator[model.VIP] {
+	return rapid.Custom(func(t *rapid.T) model.VIP {
+		return model.VIP{
+			Name: name.Draw(t, "name"), Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port"),
+			Protocol: rapid.SampledFrom([]model.Protocol{model.TCP, model.UDP}).Draw(t, "protocol"),
+			Mode:     rapid.SampledFrom([]model.Mode{model.ModeDSRL2, model.ModeDSRIPIP}).Draw(t, "mode"),
+			Pool:     name.Draw(t, "pool"),
+		}
+	})
+}
+
+func anyPool(name *rapid.Generator[string]) *rapid.Generator[model.Pool] {
+	backend := rapid.Custom(func(t *rapid.T) model.Backend {
+		return model.Backend{
+			BackendID: model.BackendID{Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port")},
+			Weight:    rapid.Uint32().Draw(t, "weight"),
+			State:     rapid.SampledFrom([]model.AdminState{model.Enabled, model.Draining, model.Disabled}).Draw(t, "state"),
+		}
+	})
+	return rapid.Custom(func(t *rapid.T) model.Pool {
+		return model.Pool{
+			Name: name.Draw(t, "name"), TableSize: rapid.Uint32().Draw(t, "table_size"),
+			OnAllDown: rapid.SampledFrom([]model.OnAllDown{model.OnAllDownDrop, model.OnAllDownReset, model.OnAllDownLastKnown}).Draw(t, "on_all_down"),
+			Checks:    orNil(rapid.SliceOfNDistinct(anyCheck(name), 0, 3, func(c model.Check) string { return c.Name }).Draw(t, "checks")),
+			Backends:  orNil(rapid.SliceOfNDistinct(backend, 0, 5, func(b model.Backend) model.BackendID { return b.BackendID }).Draw(t, "backends")),
+		}
+	})
+}
+
+func anyCheck(name *rapid.Generator[string]) *rapid.Generator[model.Check] {
+	count := rapid.Uint32()
+	return rapid.Custom(func(t *rapid.T) model.Check {
+		return model.Check{
+			Name:     name.Draw(t, "name"),
+			Type:     rapid.SampledFrom([]model.CheckType{model.CheckTCP, model.CheckHTTP, model.CheckHTTPS, model.CheckUDP, model.CheckICMP}).Draw(t, "type"),
+			Port:     rapid.Uint16().Draw(t, "port"),
+			Interval: time.Duration(rapid.Int64().Draw(t, "interval")), Timeout: time.Duration(rapid.Int64().Draw(t, "timeout")),
+			Rise: count.Draw(t, "rise"), Fall: count.Draw(t, "fall"), Jitter: count.Draw(t, "jitter"), Status: count.Draw(t, "status"),
+			Host: rapid.String().Draw(t, "host"), Path: rapid.String().Draw(t, "path"),
+			Body: string(rapid.SliceOf(rapid.Byte()).Draw(t, "body")), Send: string(rapid.SliceOf(rapid.Byte()).Draw(t, "send")),
+		}
+	})
+}
+
+// orNil makes empty slices nil, as they are loaded.
+func orNil[T any](s []T) []T {
+	if len(s) == 0 {
+		return nil
+	}
+	return s
+}
+
+func TestConflict(t *testing.T) {
+	s := fresh(t)
+	save(t, s, example())
+	for _, expect := range []uint64{0, 2} {
+		if _, err := s.Save(expect, model.State{}, "stale"); !errors.Is(err, ErrConflict) {
+			t.Errorf("saving on revision %d gives %v", expect, err)
+		}
+	}
+	got, at, err := s.Load()
+	if err != nil || at != 1 || !reflect.DeepEqual(got, example()) {
+		t.Errorf("a refused change left %+v at %d, %v", got, at, err)
+	}
+}
+
+func TestRefusedStates(t *testing.T) {
+	s := fresh(t)
+	twice := model.State{VIPs: []model.VIP{example().VIPs[0], example().VIPs[0]}}
+	unnamed := model.State{Pools: []model.Pool{{OnAllDown: model.OnAllDownDrop}}}
+	binary := example()
+	binary.Pools[0].Checks[0].Path = "/\xff"
+	for name, state := range map[string]model.State{"name taken": twice, "name missing": unnamed, "path not text": binary} {
+		if at, err := s.Save(0, state, ""); err == nil {
+			t.Errorf("%s: saved at %d", name, at)
+		}
+	}
+	if got, at, err := s.Load(); err != nil || at != 0 || !reflect.DeepEqual(got, model.State{}) {
+		t.Errorf("refused states left %+v at %d, %v", got, at, err)
+	}
+}
+
+func TestHistory(t *testing.T) {
+	s := fresh(t)
+	begin := time.Now()
+	save(t, s, example())
+	next := example()
+	next.VIPs = append(next.VIPs[1:], model.VIP{Name: "new", Address: netip.MustParseAddr("192.0.2.2"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web"})
+	next.Pools[0].Backends[0].Weight++
+	if at := save(t, s, next); at != 2 {
+		t.Errorf("the second change is revision %d", at)
+	}
+	if at := save(t, s, next); at != 2 {
+		t.Errorf("no change makes revision %d", at)
+	}
+	entries, err := s.History(5)
+	if err != nil || len(entries) != 2 || entries[1].Revision != 1 {
+		t.Fatalf("got %+v, %v", entries, err)
+	}
+	want := []Change{{KindPool, "web", Changed}, {KindVIP, "dns", Removed}, {KindVIP, "new", Added}}
+	e := entries[0]
+	if e.Revision != 2 || e.Note != "test" || e.More != 0 || !slices.Equal(e.Changes, want) {
+		t.Errorf("got %+v, want changes %v", e, want)
+	}
+	if e.Time.Before(begin) || e.Time.After(time.Now()) {
+		t.Errorf("the entry's time is %v", e.Time)
+	}
+	if entries, err := s.History(1); err != nil || len(entries) != 1 || entries[0].Revision != 2 {
+		t.Errorf("the newest one is %+v, %v", entries, err)
+	}
+}
+
+func TestHistoryIsBounded(t *testing.T) {
+	s := fresh(t)
+	s.db.NoSync = true // speed only: a thousand commits
+	state := example()
+	const extra = 5
+	for i := range historyLength + extra {
+		state.Pools[0].Backends[0].Weight = uint32(i + 1)
+		save(t, s, state)
+	}
+	entries, err := s.History(2 * historyLength)
+	if err != nil || len(entries) != historyLength {
+		t.Fatalf("%d entries are kept, %v", len(entries), err)
+	}
+	if newest, oldest := entries[0].Revision, entries[historyLength-1].Revision; newest != historyLength+extra || oldest != extra+1 {
+		t.Errorf("revisions %d to %d are kept", oldest, newest)
+	}
+}
+
+func manyVIPs(n int) model.State {
+	var s model.State
+	for i := range n {
+		s.VIPs = append(s.VIPs, model.VIP{
+			Name: fmt.Sprintf("vip%05d", i), Address: netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}),
+			Protocol: model.TCP, Port: 443, Mode: model.ModeDSRL2, Pool: "web",
+		})
+	}
+	return s
+}
+
+// One changed VIP among ten thousand writes one record. bbolt counts its writes
+// per transaction, so its own statistics are the witness.
+func TestSmallChangeOfALargeState(t *testing.T) {
+	s := fresh(t)
+	state := manyVIPs(10_000)
+	save(t, s, state)
+	entries, err := s.History(1)
+	if err != nil || len(entries[0].Changes) != changesKept || entries[0].More != 10_000-changesKept {
+		t.Errorf("the import's entry names %d changes and %d more, %v", len(entries[0].Changes), entries[0].More, err)
+	}
+	all := s.db.Stats()
+	state.VIPs[7777].Port = 80
+	save(t, s, state)
+	one := s.db.Stats().TxStats
+	if d := one.Sub(&all.TxStats); d.GetPageAlloc() > 20*4096 {
+		t.Errorf("one changed VIP wrote %d bytes", d.GetPageAlloc())
+	}
+	if entries, err := s.History(1); err != nil || !slices.Equal(entries[0].Changes, []Change{{KindVIP, "vip07777", Changed}}) {
+		t.Errorf("the entry is %+v, %v", entries, err)
+	}
+	quiet := s.db.Stats().TxStats
+	save(t, s, state)
+	after := s.db.Stats().TxStats
+	if d := after.Sub(&quiet); d.GetWrite() != 0 {
+		t.Errorf("no change made %d writes", d.GetWrite())
+	}
+}
+
+func TestHealth(t *testing.T) {
+	s := fresh(t)
+	since := time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC)
+	a := CheckHealth{"web", model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, "tcp", model.HealthUp, since, "L4OK", "", "first probe"}
+	b := CheckHealth{"web", model.BackendID{Address: netip.MustParseAddr("2001:db8::1"), Port: 80}, "http", model.HealthDown, since, "L7STS", "status 503", "3 of 3 failed"}
+	never := CheckHealth{Pool: "web", Backend: a.Backend, Check: "icmp"}
+	for _, all := range [][]CheckHealth{{a, b}, {a, b}, {b}, {never}, nil} {
+		if err := s.SaveHealth(all); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.LoadHealth()
+		if err != nil || !slices.Equal(got, all) {
+			t.Errorf("got  %+v, %v\nwant %+v", got, err, all)
+		}
+	}
+	if err := s.SaveHealth([]CheckHealth{a, a}); err == nil {
+		t.Error("the same check twice is accepted")
+	}
+	if _, at, err := s.Load(); err != nil || at != 0 {
+		t.Errorf("health moved the state to revision %d, %v", at, err)
+	}
+}
+
+// poke writes to a closed store behind its back.
+func poke(t *testing.T, path, bucket, key, value string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	err = db.Update(func(tx *bbolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte(bucket))
+		if err != nil {
+			return err
+		}
+		return b.Put([]byte(key), []byte(value))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
