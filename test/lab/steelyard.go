@@ -1,0 +1,86 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// Daemon is a steelyard daemon that runs on a host.
+type Daemon struct {
+	*Process
+	// Socket is the unix socket of its API.
+	Socket string
+
+	binary string
+}
+
+// Daemon writes the configuration to a file, starts `steelyard daemon` with it
+// and returns when the API's socket accepts connections. The socket is the one
+// that the configuration names.
+func (h *Host) Daemon(ctx context.Context, binary, socket, config string) (*Daemon, error) {
+	file := filepath.Join(h.Dir(), "steelyard.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
+		return nil, fmt.Errorf("configure the daemon on %s: %w", h.Name, err)
+	}
+	p, err := h.Start("steelyard-daemon", binary, "daemon", "--config", file)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	err = p.WaitReady(ctx, func() error {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	if err != nil {
+		return nil, errors.Join(err, p.Stop())
+	}
+	return &Daemon{Process: p, Socket: socket, binary: binary}, nil
+}
+
+// CLI runs `steelyard` against the daemon and returns its standard output.
+func (d *Daemon) CLI(args ...string) (string, error) {
+	return d.host.Run(d.binary, append([]string{"--socket", d.Socket}, args...)...)
+}
+
+// BackendHelper starts `steelyard backend` on the host, for these VIPs and for
+// packets from these balancers, and returns when the VIPs' addresses are there.
+func (h *Host) BackendHelper(ctx context.Context, binary string, vips, balancers []netip.Addr) (*Process, error) {
+	args := []string{"backend", "--interface", "eth0"}
+	for _, vip := range vips {
+		args = append(args, "--vip", vip.String())
+	}
+	for _, balancer := range balancers {
+		args = append(args, "--balancer", balancer.String())
+	}
+	p, err := h.Start("steelyard-backend", binary, args...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyPatience)
+	defer cancel()
+	err = p.WaitReady(ctx, func() error {
+		for _, vip := range vips {
+			out, err := h.Run("ip", "-brief", "address", "show", "to", vip.String())
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				return fmt.Errorf("%s has no address %s", h.Name, vip)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, p.Stop())
+	}
+	return p, nil
+}
