@@ -1,0 +1,90 @@
+# Steelyard. `make` alone lists the targets.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX ?= /usr/local
+UNITDIR ?= /usr/lib/systemd/system
+SYSCONFDIR ?= /etc
+
+# Flags for every go test, such as: make test GOTESTFLAGS=-v
+ifdef CI
+GOTESTFLAGS ?= -v
+endif
+
+# Tests and labs make network namespaces and load BPF programs, which needs root.
+# Everything is built as the user who calls; only the result runs under sudo.
+ifneq ($(shell id -u),0)
+AS_ROOT := -exec "sudo env PATH=$$PATH"
+endif
+
+UNIT := ./cmd/... ./pkg/... ./tools/...
+C_FILES = $(wildcard bpf/*.c bpf/*.h)
+# The version comes from here, so that a build needs no git.
+GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+LAB = go run $(AS_ROOT) ./tools/lab
+
+.PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
+	demo demo-shell demo-down bench clean install setup setup-lab
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/steelyard, one static binary
+	$(GO_BUILD) -o bin/steelyard ./cmd/steelyard
+
+demo: setup-lab build ## show Steelyard at work in a lab of network namespaces
+	$(LAB) demo
+
+demo-shell: setup-lab build ## the same lab, with a shell to play in
+	$(LAB) shell
+
+demo-down: ## take down what an interrupted demo left
+	$(LAB) down
+
+test: setup build ## run all tests, end to end included
+	@$(MAKE) --no-print-directory test-unit
+	@$(MAKE) --no-print-directory test-e2e
+
+test-unit: ## run the tests of the packages, with the race detector
+	CGO_ENABLED=1 go test -race -timeout 10m $(GOTESTFLAGS) $(AS_ROOT) $(UNIT)
+
+test-e2e: build ## run the tests of the built binary in network namespaces
+	go test -count 1 -timeout 15m $(GOTESTFLAGS) $(AS_ROOT) ./test/...
+
+lint: setup ## check format, imports, lengths, and what vet and staticcheck know
+	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \
+		echo "not formatted, run 'make fmt':" $$unformatted >&2; exit 1; fi
+	clang-format-19 --dry-run -Werror $(C_FILES)
+	go run ./tools/lint
+	go vet ./...
+	go tool staticcheck ./...
+
+fmt: setup ## format all code
+	gofmt -w cmd pkg test tools
+	clang-format-19 -i $(C_FILES)
+
+generate: setup ## regenerate BPF objects and protobuf code
+	go generate ./...
+
+check-generated: setup ## fail if generated code is out of date
+	tools/check-generated.sh
+
+bench: setup build ## measure the packet path
+	go run $(AS_ROOT) ./tools/bench
+
+setup: ## install what building and testing need (Debian 12)
+	@tools/setup.sh dev
+
+setup-lab: ## install what the demo needs (Debian 12)
+	@tools/setup.sh lab
+
+install: ## install binary, configuration and units; see PREFIX and DESTDIR
+	@test -x bin/steelyard || { echo "build first: make build" >&2; exit 1; }
+	install -D -m 0755 bin/steelyard $(DESTDIR)$(PREFIX)/bin/steelyard
+	@test -e $(DESTDIR)$(SYSCONFDIR)/steelyard/steelyard.yaml || \
+		install -D -m 0644 packaging/steelyard.yaml $(DESTDIR)$(SYSCONFDIR)/steelyard/steelyard.yaml
+	@for unit in steelyard steelyard-backend; do \
+		install -D -m 0644 packaging/$$unit.service $(DESTDIR)$(UNITDIR)/$$unit.service && \
+		sed -i 's|=/usr/bin/|=$(PREFIX)/bin/|' $(DESTDIR)$(UNITDIR)/$$unit.service || exit 1; done
+
+clean: ## remove what was built
+	rm -rf bin
