@@ -10,19 +10,19 @@
 
 /* Every way out; the prefix says what becomes of the packet. */
 enum decap_reason {
-	PASS_NOT_TUNNEL,	/* not IP in IP */
-	PASS_NOT_BALANCER,	/* its outer source is no configured balancer */
-	PASS_NOT_OURS,		/* its inner destination is no VIP of this host */
+	PASS_NOT_TUNNEL,   /* not IP in IP */
+	PASS_NOT_BALANCER, /* its outer source is no configured balancer */
+	PASS_NOT_OURS,     /* its inner destination is no VIP of this host */
 	PASS_DECAPSULATED,
-	DROP_TUNNEL_MALFORMED,	/* a balancer's packet with broken headers */
-	DROP_TUNNEL_CONGESTION,	/* marked congested outside, not ECN capable inside */
+	DROP_TUNNEL_MALFORMED,  /* a balancer's packet with broken headers */
+	DROP_TUNNEL_CONGESTION, /* marked congested outside, not ECN capable inside */
 	DROP_TUNNEL_INTERNAL,
 
 	DECAP_REASONS,
 };
 
 struct prefix {
-	u32 length;	/* bits of a mapped address */
+	u32 length; /* bits of a mapped address */
 	u8 address[16];
 };
 
@@ -46,7 +46,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, DECAP_REASONS);
-	__type(key, u32);	/* enum decap_reason */
+	__type(key, u32); /* enum decap_reason */
 	__type(value, u64);
 } decap_reasons SEC(".maps");
 
@@ -54,9 +54,9 @@ struct {
 #define ECN_CONGESTED 3
 
 struct tunnel {
-	struct address source;	/* outer */
-	u32 l3;			/* offset of the outer IP header */
-	u32 inner;		/* offset of the inner one */
+	struct address source; /* outer */
+	u32 l3;                /* offset of the outer IP header */
+	u32 inner;             /* offset of the inner one */
 	bool inner_ipv6;
 	u8 outer_ecn;
 };

@@ -12,10 +12,10 @@
 /* One key of a VIP: where packets for it are addressed to. */
 struct vip_entry {
 	struct address address;
-	u32 endpoint;	/* see endpoint(); 0 marks an empty entry */
-	u16 vip;	/* index of its counters */
+	u32 endpoint; /* see endpoint(); 0 marks an empty entry */
+	u16 vip;      /* index of its counters */
 	u16 pool;
-	u8 mode;	/* enum mode */
+	u8 mode; /* enum mode */
 	u8 reserved[7];
 };
 
@@ -27,10 +27,10 @@ _Static_assert(sizeof(struct vip_bucket) == 64, "a bucket is one cache line");
 
 /* A table of VIPs: a range of the map vips and the hash that spreads keys over it. */
 struct vip_table {
-	u64 multiplier[3];	/* odd */
-	u32 base;		/* first bucket */
-	u32 shift;		/* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
-	u32 any_port;		/* not 0: some VIP takes any port */
+	u64 multiplier[3]; /* odd */
+	u32 base;          /* first bucket */
+	u32 shift;         /* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
+	u32 any_port;      /* not 0: some VIP takes any port */
 	u32 reserved;
 };
 
@@ -42,9 +42,9 @@ struct control {
 };
 
 struct pool {
-	u32 slot_base;		/* first slot */
+	u32 slot_base; /* first slot */
 	u32 slots;
-	u32 backend_base;	/* index of the backend record of owner 0, were there one */
+	u32 backend_base; /* index of the backend record of owner 0, were there one */
 	u32 reserved;
 };
 
@@ -53,9 +53,9 @@ struct pool {
 
 /* Owners that are not backends. */
 enum owner {
-	OWNER_NONE,	/* nobody: drop */
-	OWNER_RESET,	/* nobody: reset TCP, drop the rest */
-	OWNER_FIRST,	/* the first backend of the pool */
+	OWNER_NONE,  /* nobody: drop */
+	OWNER_RESET, /* nobody: reset TCP, drop the rest */
+	OWNER_FIRST, /* the first backend of the pool */
 };
 
 /* The kernel rounds array elements up to 8 bytes, so a map element is a line of slots. */
@@ -73,13 +73,13 @@ enum mode {
 
 /* Everything that the rewrite needs, resolved beforehand. */
 struct backend {
-	u8 mac[12];			/* destination, source: the head of an Ethernet header */
-	u32 ifindex;			/* 0: unresolved */
-	__be16 vlan;			/* tag to put on, 0 for none */
-	u16 mtu;			/* of the way to the backend: bytes of an IP packet */
-	u8 modes;			/* bit per enum mode: ways in which it can be reached */
-	u8 outer_ipv4;			/* outer header is IPv4, else IPv6 */
-	u16 outer_checksum;		/* sum of the outer IPv4 header's constant words */
+	u8 mac[12];         /* destination, source: the head of an Ethernet header */
+	u32 ifindex;        /* 0: unresolved */
+	__be16 vlan;        /* tag to put on, 0 for none */
+	u16 mtu;            /* of the way to the backend: bytes of an IP packet */
+	u8 modes;           /* bit per enum mode: ways in which it can be reached */
+	u8 outer_ipv4;      /* outer header is IPv4, else IPv6 */
+	u16 outer_checksum; /* sum of the outer IPv4 header's constant words */
 	struct address outer_source;
 	struct address outer_destination;
 	u64 reserved;
@@ -96,8 +96,8 @@ const volatile struct vocabulary {
 
 struct counters {
 	u64 packets;
-	u64 bytes;		/* of IP packets as they arrived */
-	u64 connections;	/* openers */
+	u64 bytes;       /* of IP packets as they arrived */
+	u64 connections; /* openers */
 	u64 reserved;
 };
 
@@ -166,6 +166,6 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, REASONS);
-	__type(key, u32);	/* enum reason */
+	__type(key, u32); /* enum reason */
 	__type(value, u64);
 } reasons SEC(".maps");

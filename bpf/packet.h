@@ -6,16 +6,16 @@
 
 struct packet {
 	struct address destination;
-	u64 addresses;	/* both addresses folded into a word for the flow hash */
-	u32 ports;	/* source and destination port, as on the wire */
-	u32 length;	/* of the IP packet, bytes */
-	u32 l3;		/* offset of the IP header in the frame, 0: not IP or cut off before its address */
-	u32 l4;		/* offset of the transport header */
+	u64 addresses; /* both addresses folded into a word for the flow hash */
+	u32 ports;     /* source and destination port, as on the wire */
+	u32 length;    /* of the IP packet, bytes */
+	u32 l3; /* offset of the IP header in the frame, 0: not IP or cut off before its address */
+	u32 l4; /* offset of the transport header */
 	bool ipv6;
-	u8 protocol;	/* transport protocol */
-	u8 ttl;		/* TTL or hop limit */
-	u8 tos;		/* TOS or traffic class */
-	bool opener;	/* starts a flow */
+	u8 protocol; /* transport protocol */
+	u8 ttl;      /* TTL or hop limit */
+	u8 tos;      /* TOS or traffic class */
+	bool opener; /* starts a flow */
 };
 
 /*

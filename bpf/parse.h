@@ -14,9 +14,9 @@
 #include "reasons.h"
 
 enum parsed {
-	PARSED_FLOW,		/* TCP or UDP, complete */
-	PARSED_ECHO,		/* ICMP or ICMPv6 echo request */
-	PARSED_OTHER,		/* a protocol that we do not serve */
+	PARSED_FLOW,  /* TCP or UDP, complete */
+	PARSED_ECHO,  /* ICMP or ICMPv6 echo request */
+	PARSED_OTHER, /* a protocol that we do not serve */
 	PARSED_NOT_IP,
 	PARSED_TRUNCATED,
 	PARSED_MALFORMED,
@@ -44,7 +44,7 @@ struct icmp_header {
 struct extension_header {
 	u8 next;
 	u8 length;
-	__be16 fragment_offset;	/* of a fragment header */
+	__be16 fragment_offset; /* of a fragment header */
 };
 
 step bool is_vlan(__be16 type)
@@ -66,7 +66,7 @@ step bool is_extension_header(u8 protocol)
 
 #define IPV4_MORE_FRAGMENTS bpf_htons(0x2000)
 #define IPV4_FRAGMENT_OFFSET bpf_htons(0x1fff)
-#define IPV6_FRAGMENT_BITS bpf_htons(0xfff9)	/* offset and more-fragments */
+#define IPV6_FRAGMENT_BITS bpf_htons(0xfff9) /* offset and more-fragments */
 
 /*
  * Follows VLAN tags from the ethertype at offset 12. Returns the offset of what

@@ -10,26 +10,26 @@
 
 enum reason {
 	/* Left to the kernel, untouched. */
-	PASS_NOT_IP,		/* not IPv4 or IPv6 */
-	PASS_NOT_VIP,		/* for no VIP of ours, or for a port or protocol that we do not serve */
+	PASS_NOT_IP,  /* not IPv4 or IPv6 */
+	PASS_NOT_VIP, /* for no VIP of ours, or for a port or protocol that we do not serve */
 
 	/* Sent on to a backend, or answered. */
-	TX_FORWARDED,		/* through the interface it came from */
-	TX_ECHO_REPLY,		/* echo request to a VIP */
-	TX_RESET,		/* TCP to a pool that is down, which resets */
-	REDIRECT_FORWARDED,	/* through another interface */
+	TX_FORWARDED,       /* through the interface it came from */
+	TX_ECHO_REPLY,      /* echo request to a VIP */
+	TX_RESET,           /* TCP to a pool that is down, which resets */
+	REDIRECT_FORWARDED, /* through another interface */
 
 	/* For a VIP, and dropped. */
-	DROP_TRUNCATED,		/* shorter than its headers say */
-	DROP_MALFORMED,		/* a header contradicts itself */
-	DROP_EXTENSION_HEADERS,	/* more IPv6 extension headers than we follow */
-	DROP_FRAGMENT,		/* a fragment */
-	DROP_TTL_EXCEEDED,	/* TTL or hop limit used up */
-	DROP_NO_BACKEND,	/* no backend is up */
-	DROP_UNRESOLVED,	/* the backend's next hop is not known */
-	DROP_TOO_BIG,		/* larger than the way to the backend carries */
-	DROP_NO_HEADROOM,	/* the driver left no room for an outer header */
-	DROP_INTERNAL,		/* the maps contradict each other: a bug */
+	DROP_TRUNCATED,         /* shorter than its headers say */
+	DROP_MALFORMED,         /* a header contradicts itself */
+	DROP_EXTENSION_HEADERS, /* more IPv6 extension headers than we follow */
+	DROP_FRAGMENT,          /* a fragment */
+	DROP_TTL_EXCEEDED,      /* TTL or hop limit used up */
+	DROP_NO_BACKEND,        /* no backend is up */
+	DROP_UNRESOLVED,        /* the backend's next hop is not known */
+	DROP_TOO_BIG,           /* larger than the way to the backend carries */
+	DROP_NO_HEADROOM,       /* the driver left no room for an outer header */
+	DROP_INTERNAL,          /* the maps contradict each other: a bug */
 
 	REASONS,
 };

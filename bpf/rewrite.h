@@ -54,7 +54,8 @@ step void write_ethernet(struct ethhdr *eth, const struct backend *backend, __be
  * IPv4 outside (RFC 2003, RFC 4213). The packet is atomic (RFC 6864): DF set, ID 0,
  * for whoever decapsulates need not reassemble. ECN goes outside as well (RFC 6040).
  */
-step void write_outer_ipv4(struct iphdr *ip, const struct packet *pkt, const struct backend *backend)
+step void write_outer_ipv4(struct iphdr *ip, const struct packet *pkt,
+			   const struct backend *backend)
 {
 	u8 protocol = pkt->ipv6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
 	__be16 length = bpf_htons(sizeof(*ip) + pkt->length);
@@ -74,7 +75,8 @@ step void write_outer_ipv4(struct iphdr *ip, const struct packet *pkt, const str
 }
 
 /* IPv6 outside (RFC 2473). */
-step void write_outer_ipv6(struct ipv6hdr *ip, const struct packet *pkt, const struct backend *backend)
+step void write_outer_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
+			   const struct backend *backend)
 {
 	ip->version = 6;
 	ip->priority = pkt->tos >> 4;

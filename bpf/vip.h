@@ -15,7 +15,8 @@ step bool same_key(const struct vip_entry *e, const struct address *a, u32 endpo
 	       e->address.word[0] == a->word[0];
 }
 
-step struct vip_entry *find_key(const struct vip_table *table, const struct address *a, u32 endpoint)
+step struct vip_entry *find_key(const struct vip_table *table, const struct address *a,
+				u32 endpoint)
 {
 	u64 hash = a->word[0] * table->multiplier[0] + a->word[1] * table->multiplier[1] +
 		   endpoint * table->multiplier[2];

@@ -18,7 +18,11 @@ type FieldError struct {
 func (e *FieldError) Error() string { return e.Path + ": " + e.Reason }
 
 // ConflictError says that something exists already, or is still in use.
-type ConflictError struct{ Reason string }
+type ConflictError struct {
+	Reason string
+	// Exists: a name is taken. Otherwise something is still in use.
+	Exists bool
+}
 
 func (e *ConflictError) Error() string { return e.Reason }
 
