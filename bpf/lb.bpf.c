@@ -26,7 +26,7 @@ step enum reason transmit(struct xdp_md *ctx, const struct backend *backend)
 
 step enum reason forward(struct xdp_md *ctx, const struct packet *pkt, const struct vip_entry *vip)
 {
-	u32 pool_index = vip->pool, owner, backend_index;
+	u32 pool_index = vip->pool, index;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
 	struct backend *backend;
 	enum reason reason;
@@ -34,19 +34,18 @@ step enum reason forward(struct xdp_md *ctx, const struct packet *pkt, const str
 	if (!pool)
 		return DROP_INTERNAL;
 	count_packet(&vip_counters, vip->vip, pkt);
-	owner = slot_owner(pool, flow_hash(pkt->addresses, pkt->ports, pkt->protocol));
-	if (owner == OWNER_RESET && pkt->protocol == IPPROTO_TCP)
+	index = choose_backend(pool, vip, pkt);
+	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
-	if (owner < OWNER_FIRST)
+	if (index < OWNER_FIRST)
 		return DROP_NO_BACKEND;
-	backend_index = pool->backend_base + owner;
-	backend = bpf_map_lookup_elem(&backends, &backend_index);
+	backend = bpf_map_lookup_elem(&backends, &index);
 	if (!backend)
 		return DROP_INTERNAL;
 	reason = rewrite(ctx, pkt, backend, vip->mode);
 	if (reason != TX_FORWARDED)
 		return reason;
-	count_packet(&backend_counters, backend_index, pkt);
+	count_packet(&backend_counters, index, pkt);
 	return transmit(ctx, backend);
 }
 

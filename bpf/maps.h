@@ -15,8 +15,16 @@ struct vip_entry {
 	u32 endpoint; /* see endpoint(); 0 marks an empty entry */
 	u16 vip;      /* index of its counters */
 	u16 pool;
-	u8 mode; /* enum mode */
-	u8 reserved[7];
+	u16 prior_pool; /* the pool that it had when it was last settled */
+	u8 mode;        /* enum mode */
+	u8 flags;       /* enum vip_flag */
+	u32 reserved;
+};
+
+enum vip_flag {
+	VIP_IN_FLUX = 1, /* its pool has changed, and flows may be on the prior one */
+	VIP_TRACKS = 2,  /* every flow is remembered */
+	VIP_OPENERS = 4, /* its protocol tells which packets start a flow */
 };
 
 struct vip_bucket {
@@ -38,7 +46,13 @@ struct vip_table {
 struct control {
 	struct vip_table vip_table[2];
 	u32 current_vip_table;
-	u32 reserved[3];
+	/*
+	 * The flow table's clock, in ticks, which the control plane moves. While that
+	 * is away, time stands still, and no flow expires for want of its attention.
+	 */
+	u32 now;
+	u32 idle; /* ticks after which no flow is alive any more, whatever its VIP */
+	u32 reserved;
 };
 
 struct pool {
@@ -50,6 +64,8 @@ struct pool {
 
 /* A slot word: owner in bits 0 to 14, in-flux flag in bit 15, prior in bits 16 to 30. */
 #define SLOT_OWNER 0x7fff
+#define SLOT_IN_FLUX 0x8000
+#define SLOT_PRIOR_SHIFT 16
 
 /* Owners that are not backends. */
 enum owner {
@@ -71,6 +87,12 @@ enum mode {
 	MODE_DSR_IPIP,
 };
 
+/* What a backend may still be given. */
+enum ability {
+	TAKES_FLOWS = 1, /* new flows */
+	KEEPS_FLOWS = 2, /* packets of the flows that it has */
+};
+
 /* Everything that the rewrite needs, resolved beforehand. */
 struct backend {
 	u8 mac[12];         /* destination, source: the head of an Ethernet header */
@@ -82,16 +104,65 @@ struct backend {
 	u16 outer_checksum; /* sum of the outer IPv4 header's constant words */
 	struct address outer_source;
 	struct address outer_destination;
-	u64 reserved;
+	u8 able; /* enum ability */
+	u8 reserved[7];
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
+
+/*
+ * A flow that the flow table remembers. The state is one word, so that it
+ * changes in one piece: in bits 0 to 19 the tick at which the flow was last seen,
+ * in 20 to 39 the index of its backend, in 40 to 55 that of its VIP, and in 56 to
+ * 63 its flags.
+ */
+struct flow {
+	u64 key; /* the flow's hash with FLOW_KEY set; 0 if empty, FLOW_CLAIMED while it is written
+		  */
+	u64 state;
+};
+
+#define FLOW_CLAIMED 1
+#define FLOW_KEY 2
+#define FLOW_TICK_MASK 0xfffff
+#define FLOW_BACKEND_SHIFT 20
+#define FLOW_BACKEND_MASK 0xfffff
+#define FLOW_VIP_SHIFT 40
+#define FLOW_FLAGS_SHIFT 56
+
+enum flow_flag {
+	FLOW_ESSENTIAL = 1, /* without its entry the flow would go elsewhere */
+	FLOW_CONFIRMED = 2, /* a second packet has come */
+	FLOW_CLOSING = 4,   /* FIN or RST has come */
+};
+
+struct flow_bucket {
+	struct flow flow[4];
+};
+
+_Static_assert(sizeof(struct flow_bucket) == 64, "a bucket of flows is one cache line");
+
+/* What happens to the flow table, counted. */
+enum flow_event {
+	FLOW_REMEMBERED,         /* a new entry */
+	FLOW_EVICTED_CLOSING,    /* a live entry gave way that was closing, */
+	FLOW_EVICTED_PRIOR,      /* that only told that its flow is alive, */
+	FLOW_EVICTED_EMBRYONIC,  /* that had seen one packet, */
+	FLOW_EVICTED_CONNECTION, /* that was a connection: an alarm */
+	FLOW_UNREMEMBERED,       /* no room for a new flow: an alarm */
+
+	FLOW_EVENTS,
+};
 
 /* BTF keeps only types that something has; this has the enumerations, for Go. */
 const volatile struct vocabulary {
 	enum reason reason;
 	enum owner owner;
 	enum mode mode;
+	enum vip_flag vip_flag;
+	enum ability ability;
+	enum flow_flag flow_flag;
+	enum flow_event flow_event;
 } vocabulary;
 
 struct counters {
@@ -140,6 +211,21 @@ struct {
 	__type(key, u32);
 	__type(value, struct backend);
 } backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct flow_bucket);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FLOW_EVENTS);
+	__type(key, u32); /* enum flow_event */
+	__type(value, u64);
+} flow_events SEC(".maps");
 
 /* Interfaces to redirect to, by ifindex. */
 struct {

@@ -16,6 +16,7 @@ struct packet {
 	u8 ttl;      /* TTL or hop limit */
 	u8 tos;      /* TOS or traffic class */
 	bool opener; /* starts a flow */
+	bool closer; /* ends one */
 };
 
 /*

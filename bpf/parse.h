@@ -216,6 +216,7 @@ step enum parsed parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, u3
 		return PARSED_MALFORMED;
 	pkt->ports = *(u32 *)&tcp->source;
 	pkt->opener = tcp->syn && !tcp->ack;
+	pkt->closer = tcp->fin || tcp->rst;
 	return PARSED_FLOW;
 }
 

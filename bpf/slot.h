@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Slot: which backend a flow belongs to. The pool's Maglev table answers, and
- * no state of the flow is read or written.
+ * Slot: which backend a flow belongs to. A settled slot answers by itself, and no
+ * state of the flow is read or written. For a slot in flux the flow table knows
+ * more (flow.h).
  */
 #pragma once
 
+#include "flow.h"
 #include "maps.h"
 
 /* The slot of a hash within a table, by multiplication instead of modulo. */
@@ -13,12 +15,50 @@ step u32 slot_of(u64 hash, u32 slots)
 	return ((hash >> 32) * slots) >> 32;
 }
 
-/* The owner of the flow's slot; OWNER_NONE if the maps contradict each other. */
-step u32 slot_owner(const struct pool *pool, u64 hash)
+/* The word of the flow's slot; that of nobody if the maps contradict each other. */
+step u32 slot_word(const struct pool *pool, u64 hash)
 {
 	u32 at = pool->slot_base + slot_of(hash, pool->slots);
 	u32 line_index = at / 16;
 	struct slot_line *line = bpf_map_lookup_elem(&slots, &line_index);
 
-	return line ? line->slot[at % 16] & SLOT_OWNER : OWNER_NONE;
+	return line ? line->slot[at % 16] : OWNER_NONE;
+}
+
+/* The index of an owner's record; that of nobody is its number. */
+step u32 backend_index(const struct pool *pool, u32 owner)
+{
+	return owner < OWNER_FIRST ? owner : pool->backend_base + owner;
+}
+
+step u32 prior_of(const struct pool *pool, u32 word)
+{
+	return backend_index(pool, word >> SLOT_PRIOR_SHIFT & SLOT_OWNER);
+}
+
+/* The backend to which flows belong that began before the VIP or its slot went in flux. */
+step u32 prior_backend(const struct pool *pool, const struct vip_entry *vip, u32 word, u64 hash)
+{
+	u32 index = vip->prior_pool;
+	struct pool *prior;
+
+	if (!(vip->flags & VIP_IN_FLUX))
+		return prior_of(pool, word);
+	prior = bpf_map_lookup_elem(&pools, &index);
+	return prior ? prior_of(prior, slot_word(prior, hash)) : OWNER_NONE;
+}
+
+/* The index of the record of the packet's backend, or of nobody. */
+step u32 choose_backend(const struct pool *pool, const struct vip_entry *vip,
+			const struct packet *pkt)
+{
+	u64 hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
+	u32 word = slot_word(pool, hash);
+	u32 owner = backend_index(pool, word & SLOT_OWNER);
+
+	if (!(word & SLOT_IN_FLUX) && !(vip->flags & (VIP_IN_FLUX | VIP_TRACKS)))
+		return owner;
+	if (!(vip->flags & (VIP_OPENERS | VIP_TRACKS)))
+		return owner;
+	return route_flow(hash, owner, prior_backend(pool, vip, word, hash), flow_facts(vip, pkt));
 }

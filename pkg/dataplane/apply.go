@@ -9,36 +9,52 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // applied is what the packet path has, under which numbers.
 type applied struct {
-	vips   map[string]uint32
+	vips   map[string]*vip
 	places map[string]*place
 	// pools by name, as last written.
-	pools   map[string]forwarding.Pool
-	entries []lbVipEntry
-	// current is which of the two VIP tables packets use.
-	current uint32
+	pools map[string]forwarding.Pool
+}
+
+// vip is a VIP with its numbers and what became of its former pool.
+type vip struct {
+	model.VIP
+	id    uint32
+	place *place
+	// prior is the place that it had when it was last settled, nil while it is.
+	prior *place
+	// since says when it went in flux, moved when its place last changed.
+	since, moved flux.Tick
+	idle         flux.Tick
+	tracks       bool
+}
+
+// idleOf is the age beyond which an entry of the VIP has expired.
+func (v *vip) idleOf(e flux.Entry) flux.Tick {
+	if e.Closing {
+		return min(v.idle, closingIdle)
+	}
+	return v.idle
 }
 
 func newApplied() applied {
-	return applied{vips: map[string]uint32{}, places: map[string]*place{}, pools: map[string]forwarding.Pool{}}
+	return applied{vips: map[string]*vip{}, places: map[string]*place{}, pools: map[string]forwarding.Pool{}}
 }
 
 // Apply makes the packet path do what a forwarding state says. On error packets
-// still see the old state, or, where only the clean-up failed, the new one; the
-// next Apply first repeats the clean-up.
+// still see the old state.
 //
 // The order is such that no packet meets a number before what it stands for is
-// written, nor after it is taken back: backend records, slots, pool records, then
-// the VIP table in one switch; then a grace period; then old numbers are free.
+// written: backend records, slots, pool records, then the VIP table in one
+// switch. Numbers that are not used any more are free once no slot and no flow
+// names them, which a later [Plane.Sweep] finds out.
 func (p *Plane) Apply(state forwarding.State) error {
-	if err := p.retire(); err != nil {
-		return err
-	}
 	next, err := p.plan(&state)
 	if err != nil {
 		return err
@@ -46,15 +62,17 @@ func (p *Plane) Apply(state forwarding.State) error {
 	if err := p.prepare(next, &state); err != nil {
 		return err
 	}
+	p.epoch++
+	p.commitNumbers(next, &state)
 	p.writeBackends(next, &state)
 	p.writePools(next, &state)
-	if err := p.writeVIPs(next); err != nil {
+	err = p.writeVIPs(next.entries, next.table)
+	p.retire(next)
+	if err != nil {
 		return err
 	}
-	last := p.applied
-	p.applied, p.numbers = next.applied, next.numbers
-	p.gone = p.leftovers(&last)
-	return p.retire()
+	p.writeClock()
+	return p.reclaimUntouched()
 }
 
 // Check reports whether Apply would find room for a state; it changes nothing.
@@ -67,17 +85,19 @@ func (p *Plane) Check(state forwarding.State) error {
 type planned struct {
 	applied
 	numbers numbers
+	// owners are the numbers of backends of places that get new ones.
+	owners  map[*place]map[model.BackendID]uint32
+	entries []lbVipEntry
 	table   *vipTable
 }
 
 func (p *Plane) plan(state *forwarding.State) (*planned, error) {
-	next := &planned{applied: newApplied(), numbers: p.numbers.clone()}
-	next.current = p.applied.current
+	next := &planned{applied: newApplied(), numbers: p.numbers.clone(), owners: map[*place]map[model.BackendID]uint32{}}
 	for i := range state.Pools {
 		pool := &state.Pools[i]
 		at := p.applied.places[pool.Name]
 		if at != nil && at.fits(pool) {
-			at = at.with(pool.Backends)
+			next.owners[at] = at.numbered(pool.Backends)
 		} else {
 			var err error
 			if at, err = next.numbers.newPlace(pool); err != nil {
@@ -88,29 +108,47 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 		next.pools[pool.Name] = *pool
 	}
 	for _, v := range state.VIPs {
-		id, known := p.applied.vips[v.Name]
-		if !known {
-			taken, err := next.numbers.vips.take(1)
-			if err != nil {
-				return nil, fmt.Errorf("VIP %q: %w", v.Name, err)
-			}
-			id = taken.start
+		planned, err := p.planVIP(next, v)
+		if err != nil {
+			return nil, fmt.Errorf("VIP %q: %w", v.Name, err)
 		}
-		next.vips[v.Name] = id
+		next.vips[v.Name] = planned
 	}
-	return next, p.planVIPTable(next, state.VIPs)
-}
-
-func (p *Plane) planVIPTable(next *planned, vips []model.VIP) error {
-	next.entries = vipEntries(vips,
-		func(v model.VIP) uint16 { return uint16(next.vips[v.Name]) },
-		func(v model.VIP) uint16 { return uint16(next.places[v.Pool].id) })
-	if slices.Equal(next.entries, p.applied.entries) {
-		return nil
+	next.entries = vipEntries(next.vips)
+	if slices.Equal(next.entries, p.entries) {
+		return next, nil
 	}
 	var err error
 	next.table, err = buildVIPTable(next.entries, vipBuckets(p.limits), p.random)
-	return err
+	return next, err
+}
+
+// planVIP numbers a VIP. One that is on another place than before is in flux, and
+// keeps its prior place through any number of changes, until it settles.
+func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
+	planned := &vip{
+		VIP:    v,
+		place:  next.places[v.Pool],
+		idle:   ticks(v.IdleTimeout),
+		tracks: v.Tracking == model.TrackingAlways,
+	}
+	before := p.applied.vips[v.Name]
+	if before == nil {
+		taken, err := next.numbers.vips.take(1)
+		planned.id = taken.start
+		return planned, err
+	}
+	planned.id, planned.prior, planned.since, planned.moved = before.id, before.prior, before.since, before.moved
+	if before.place != planned.place {
+		planned.moved = p.now
+		if before.prior == nil {
+			planned.prior, planned.since = before.place, p.now
+		}
+	}
+	if v.Tracking == model.TrackingNone {
+		planned.prior = nil
+	}
+	return planned, nil
 }
 
 // prepare does what may fail before the first packet sees a difference.
@@ -128,7 +166,7 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 	}
 	for name, at := range next.places {
 		last := p.applied.places[name]
-		if last == nil || last.id == at.id {
+		if last == nil || last == at {
 			continue
 		}
 		for id, owner := range at.owners {
@@ -142,15 +180,49 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 	return nil
 }
 
-func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
-	for name, pool := range next.pools {
-		at := next.places[name]
-		for _, id := range pool.Backends {
-			var path *forwarding.Path
-			if resolved, ok := state.Paths[id.Address]; ok {
-				path = &resolved
+// commitNumbers makes the plan's numbers those of the places, and notes which
+// backends have left their pool since.
+func (p *Plane) commitNumbers(next *planned, state *forwarding.State) {
+	p.numbers = next.numbers
+	for i := range state.Pools {
+		pool := &state.Pools[i]
+		at := next.places[pool.Name]
+		if owners, known := next.owners[at]; known {
+			at.owners = owners
+		} else {
+			at.table = flux.Adopt(p.slotWords(at), p.now)
+			p.occupy(at, at)
+		}
+		wanted := make(map[model.BackendID]bool, len(pool.Backends))
+		for _, b := range pool.Backends {
+			wanted[b.ID] = true
+			delete(at.left, b.ID)
+		}
+		for id := range at.owners {
+			if _, noted := at.left[id]; !wanted[id] && !noted {
+				at.left[id] = p.epoch
 			}
-			p.backends.store(at.base()+at.owners[id], backendRecord(id, path))
+		}
+	}
+}
+
+// occupy notes whose the backend records of a place are; nil frees them.
+func (p *Plane) occupy(at, by *place) {
+	for i := at.backends.start; i < at.backends.end; i++ {
+		p.placeByBackend[i] = by
+	}
+}
+
+// writeBackends writes the record of every backend, also of those of former
+// places of a pool, which flows may still be on.
+func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
+	for name, at := range next.places {
+		pool := next.pools[name]
+		p.writePlace(at, &pool, state.Paths)
+	}
+	for _, at := range p.allPlaces() {
+		if pool, kept := next.pools[at.pool]; kept && next.places[at.pool] != at {
+			p.writePlace(at, &pool, state.Paths)
 		}
 	}
 }
@@ -158,12 +230,12 @@ func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
 func (p *Plane) writePools(next *planned, state *forwarding.State) {
 	for i := range state.Pools {
 		pool := &state.Pools[i]
-		at, last := next.places[pool.Name], p.applied.places[pool.Name]
+		at := next.places[pool.Name]
 		written, known := p.applied.pools[pool.Name]
-		if known && last.id == at.id && sameTable(&written, pool) {
+		if known && p.applied.places[pool.Name] == at && sameTable(&written, pool) {
 			continue
 		}
-		p.writeSlots(at, pool)
+		p.moveSlots(at, pool)
 		p.pools.store(at.id, at.record())
 	}
 }
@@ -176,16 +248,15 @@ func sameTable(a, b *forwarding.Pool) bool {
 	return &a.Table[0] == &b.Table[0]
 }
 
-// writeSlots settles every slot on its owner, one atomic word at a time.
-func (p *Plane) writeSlots(at *place, pool *forwarding.Pool) {
-	words := p.slotWords(at)
+// moveSlots gives every slot the owner that the pool's table has for it.
+func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 	if pool.Table == nil {
 		nobody := uint32(lbOwnerOWNER_NONE)
 		if pool.Reset {
 			nobody = uint32(lbOwnerOWNER_RESET)
 		}
-		for i := range words {
-			setSlot(&words[i], nobody)
+		for slot := range at.slots {
+			at.table.Move(slot, nobody, p.now)
 		}
 		return
 	}
@@ -193,113 +264,81 @@ func (p *Plane) writeSlots(at *place, pool *forwarding.Pool) {
 	for i, m := range pool.Members {
 		owners[i] = at.owners[m.ID]
 	}
-	for i, member := range pool.Table {
-		setSlot(&words[i], owners[member])
+	for slot, member := range pool.Table {
+		at.table.Move(uint32(slot), owners[member], p.now)
 	}
 }
 
-// setSlot writes a settled slot word: owner and prior are the same.
-func setSlot(word *uint32, owner uint32) {
-	if settled := owner<<16 | owner; atomic.LoadUint32(word) != settled {
-		atomic.StoreUint32(word, settled)
+// rewriteVIPs gives packets the VIPs as they are now.
+func (p *Plane) rewriteVIPs() error {
+	entries := vipEntries(p.applied.vips)
+	table, err := buildVIPTable(entries, vipBuckets(p.limits), p.random)
+	if err != nil {
+		return err
 	}
+	return p.writeVIPs(entries, table)
 }
 
-// writeVIPs fills the table that no packet uses, then switches.
-func (p *Plane) writeVIPs(next *planned) error {
-	if next.table == nil {
+// writeVIPs fills the table that no packet uses, then switches; no table means
+// that nothing changes.
+func (p *Plane) writeVIPs(entries []lbVipEntry, t *vipTable) error {
+	if t == nil {
 		return nil
 	}
 	// A packet may still be on the other table from before the last switch.
 	if err := quiesce(); err != nil {
 		return err
 	}
-	next.current = 1 - p.applied.current
-	base := next.current * vipBuckets(p.limits)
-	copy(p.vips.elements[base:], next.table.buckets)
 	control := &p.control.elements[0]
-	table := &control.VipTable[next.current]
-	table.Multiplier, table.Base, table.Shift, table.AnyPort = next.table.multiplier, base, next.table.shift, 0
-	if next.table.anyPort {
+	next := 1 - control.CurrentVipTable
+	base := next * vipBuckets(p.limits)
+	copy(p.vips.elements[base:], t.buckets)
+	table := &control.VipTable[next]
+	table.Multiplier, table.Base, table.Shift, table.AnyPort = t.multiplier, base, t.shift, 0
+	if t.anyPort {
 		table.AnyPort = 1
 	}
-	atomic.StoreUint32(&control.CurrentVipTable, next.current)
+	atomic.StoreUint32(&control.CurrentVipTable, next)
+	p.entries = entries
 	return nil
 }
 
-// retire takes back the numbers that are no longer used, once no packet can
-// still be on its way with one.
-func (p *Plane) retire() error {
-	gone := &p.gone
-	if len(gone.vips)+len(gone.places)+len(gone.backends) == 0 {
-		return nil
+// writeClock tells the packet path the time, and when any flow has expired.
+func (p *Plane) writeClock() {
+	idle := flux.Tick(1)
+	for _, v := range p.applied.vips {
+		idle = max(idle, v.idle+1)
 	}
-	if err := quiesce(); err != nil {
-		return err
-	}
-	for _, id := range gone.vips {
-		if err := clearCounters(p.maps.VipCounters, id); err != nil {
-			return fmt.Errorf("clear the counters of a removed VIP: %w", err)
-		}
-	}
-	for _, index := range gone.backends {
-		if err := clearCounters(p.maps.BackendCounters, index); err != nil {
-			return fmt.Errorf("clear the counters of a removed backend: %w", err)
-		}
-		p.backends.store(index, lbBackend{})
-	}
-	for _, id := range gone.vips {
-		p.numbers.vips.give(run{id, id + 1})
-	}
-	for _, at := range gone.places {
-		p.numbers.release(at)
-	}
-	p.gone = leftovers{}
-	return nil
+	control := &p.control.elements[0]
+	atomic.StoreUint32(&control.Idle, uint32(idle))
+	atomic.StoreUint32(&control.Now, uint32(p.now))
 }
 
-// leftovers are numbers in the maps that nothing applied has any more.
-type leftovers struct {
-	vips     []uint32
-	places   []*place
-	backends []uint32
+// retire makes the plan what is applied, and remembers what nothing applied has
+// any more.
+func (p *Plane) retire(next *planned) {
+	for name, at := range p.applied.places {
+		if next.places[name] != at {
+			p.ghosts = append(p.ghosts, ghost{at, p.epoch})
+		}
+	}
+	for name, v := range p.applied.vips {
+		if next.vips[name] == nil {
+			p.goneVIPs = append(p.goneVIPs, goneVIP{v.id, p.epoch})
+		}
+	}
+	p.applied = next.applied
+	p.vipByID = make(map[uint32]*vip, len(next.vips))
+	for _, v := range next.vips {
+		p.vipByID[v.id] = v
+	}
 }
 
-// leftovers compares what was applied with what is now, and forgets the numbers of
-// backends that left their pool.
-func (p *Plane) leftovers(last *applied) leftovers {
-	var gone leftovers
-	for name, id := range last.vips {
-		if _, kept := p.applied.vips[name]; !kept {
-			gone.vips = append(gone.vips, id)
-		}
+// allPlaces are the places of pools, and those that flows may still be on.
+func (p *Plane) allPlaces() []*place {
+	all := slices.Collect(maps.Values(p.applied.places))
+	for _, g := range p.ghosts {
+		all = append(all, g.place)
 	}
-	for name, at := range last.places {
-		if now := p.applied.places[name]; now == nil || now.id != at.id {
-			gone.places = append(gone.places, at)
-			for _, owner := range at.owners {
-				gone.backends = append(gone.backends, at.base()+owner)
-			}
-		}
-	}
-	for name, pool := range p.applied.pools {
-		at := p.applied.places[name]
-		if len(at.owners) == len(pool.Backends) {
-			continue
-		}
-		kept := *at
-		kept.owners = maps.Clone(at.owners)
-		wanted := make(map[model.BackendID]bool, len(pool.Backends))
-		for _, id := range pool.Backends {
-			wanted[id] = true
-		}
-		for id, owner := range at.owners {
-			if !wanted[id] {
-				delete(kept.owners, id)
-				gone.backends = append(gone.backends, at.base()+owner)
-			}
-		}
-		p.applied.places[name] = &kept
-	}
-	return gone
+	return all
 }

@@ -17,6 +17,42 @@ const (
 	outerTTL           = 64 << 8
 )
 
+// writePlace writes the records of a place's backends, and takes every ability
+// from those that are not the pool's any more.
+func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
+	wanted := make(map[model.BackendID]bool, len(pool.Backends))
+	for _, b := range pool.Backends {
+		wanted[b.ID] = true
+		owner, known := at.owners[b.ID]
+		if !known {
+			continue
+		}
+		var path *forwarding.Path
+		if resolved, ok := paths[b.ID.Address]; ok {
+			path = &resolved
+		}
+		record := backendRecord(b.ID, path)
+		record.Able = able(b)
+		p.backends.store(at.base()+owner, record)
+	}
+	for id, owner := range at.owners {
+		if !wanted[id] {
+			p.backends.store(at.base()+owner, lbBackend{})
+		}
+	}
+}
+
+func able(b forwarding.Backend) uint8 {
+	var a lbAbility
+	if b.Takes {
+		a |= lbAbilityTAKES_FLOWS
+	}
+	if b.Keeps {
+		a |= lbAbilityKEEPS_FLOWS
+	}
+	return uint8(a)
+}
+
 // backendRecord resolves a backend for the packet path; without a path it is unresolved.
 func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
 	if path == nil {

@@ -29,8 +29,8 @@ func (p *Plane) Counters() (Counters, error) {
 		Backends: map[BackendKey]model.Counters{},
 		Reasons:  make([]model.Reason, len(p.reasons)),
 	}
-	for name, id := range p.applied.vips {
-		sum, err := readCounters(p.maps.VipCounters, id)
+	for name, v := range p.applied.vips {
+		sum, err := readCounters(p.maps.VipCounters, v.id)
 		if err != nil {
 			return Counters{}, fmt.Errorf("counters of VIP %q: %w", name, err)
 		}

@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type lbAbility uint32
+
+const (
+	lbAbilityTAKES_FLOWS lbAbility = 1
+	lbAbilityKEEPS_FLOWS lbAbility = 2
+)
+
 type lbAddress struct {
 	_    structs.HostLayout
 	Word [2]uint64
@@ -29,14 +36,17 @@ type lbBackend struct {
 	OuterChecksum    uint16
 	OuterSource      lbAddress
 	OuterDestination lbAddress
-	Reserved         uint64
+	Able             uint8
+	Reserved         [7]uint8
 }
 
 type lbControl struct {
 	_               structs.HostLayout
 	VipTable        [2]lbVipTable
 	CurrentVipTable uint32
-	Reserved        [3]uint32
+	Now             uint32
+	Idle            uint32
+	Reserved        uint32
 }
 
 type lbCounters struct {
@@ -46,6 +56,37 @@ type lbCounters struct {
 	Connections uint64
 	Reserved    uint64
 }
+
+type lbFlow struct {
+	_     structs.HostLayout
+	Key   uint64
+	State uint64
+}
+
+type lbFlowBucket struct {
+	_    structs.HostLayout
+	Flow [4]lbFlow
+}
+
+type lbFlowEvent uint32
+
+const (
+	lbFlowEventFLOW_REMEMBERED         lbFlowEvent = 0
+	lbFlowEventFLOW_EVICTED_CLOSING    lbFlowEvent = 1
+	lbFlowEventFLOW_EVICTED_PRIOR      lbFlowEvent = 2
+	lbFlowEventFLOW_EVICTED_EMBRYONIC  lbFlowEvent = 3
+	lbFlowEventFLOW_EVICTED_CONNECTION lbFlowEvent = 4
+	lbFlowEventFLOW_UNREMEMBERED       lbFlowEvent = 5
+	lbFlowEventFLOW_EVENTS             lbFlowEvent = 6
+)
+
+type lbFlowFlag uint32
+
+const (
+	lbFlowFlagFLOW_ESSENTIAL lbFlowFlag = 1
+	lbFlowFlagFLOW_CONFIRMED lbFlowFlag = 2
+	lbFlowFlagFLOW_CLOSING   lbFlowFlag = 4
+)
 
 type lbMode uint32
 
@@ -104,14 +145,24 @@ type lbVipBucket struct {
 }
 
 type lbVipEntry struct {
-	_        structs.HostLayout
-	Address  lbAddress
-	Endpoint uint32
-	Vip      uint16
-	Pool     uint16
-	Mode     uint8
-	Reserved [7]uint8
+	_         structs.HostLayout
+	Address   lbAddress
+	Endpoint  uint32
+	Vip       uint16
+	Pool      uint16
+	PriorPool uint16
+	Mode      uint8
+	Flags     uint8
+	Reserved  uint32
 }
+
+type lbVipFlag uint32
+
+const (
+	lbVipFlagVIP_IN_FLUX lbVipFlag = 1
+	lbVipFlagVIP_TRACKS  lbVipFlag = 2
+	lbVipFlagVIP_OPENERS lbVipFlag = 4
+)
 
 type lbVipTable struct {
 	_          structs.HostLayout
@@ -123,10 +174,14 @@ type lbVipTable struct {
 }
 
 type lbVocabulary struct {
-	_      structs.HostLayout
-	Reason uint32
-	Owner  uint32
-	Mode   uint32
+	_         structs.HostLayout
+	Reason    uint32
+	Owner     uint32
+	Mode      uint32
+	VipFlag   uint32
+	Ability   uint32
+	FlowFlag  uint32
+	FlowEvent uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -137,12 +192,15 @@ const (
 	lbMapBackends        = "backends"
 	lbMapControl         = "control"
 	lbMapEgress          = "egress"
+	lbMapFlowEvents      = "flow_events"
+	lbMapFlows           = "flows"
 	lbMapPools           = "pools"
 	lbMapReasons         = "reasons"
 	lbMapSlots           = "slots"
 	lbMapVipCounters     = "vip_counters"
 	lbMapVips            = "vips"
 	lbProgSteelyard      = "steelyard"
+	lbVarFlowMask        = "flow_mask"
 	lbVarHashSeed        = "hash_seed"
 	lbVarVocabulary      = "vocabulary"
 )
@@ -200,6 +258,8 @@ type lbMapSpecs struct {
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
 	Egress          *ebpf.MapSpec `ebpf:"egress"`
+	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
+	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
@@ -211,6 +271,7 @@ type lbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
+	FlowMask   *ebpf.VariableSpec `ebpf:"flow_mask"`
 	HashSeed   *ebpf.VariableSpec `ebpf:"hash_seed"`
 	Vocabulary *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
@@ -239,6 +300,8 @@ type lbMaps struct {
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Control         *ebpf.Map `ebpf:"control"`
 	Egress          *ebpf.Map `ebpf:"egress"`
+	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
+	Flows           *ebpf.Map `ebpf:"flows"`
 	Pools           *ebpf.Map `ebpf:"pools"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Slots           *ebpf.Map `ebpf:"slots"`
@@ -252,6 +315,8 @@ func (m *lbMaps) Close() error {
 		m.Backends,
 		m.Control,
 		m.Egress,
+		m.FlowEvents,
+		m.Flows,
 		m.Pools,
 		m.Reasons,
 		m.Slots,
@@ -264,6 +329,7 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
+	FlowMask   *ebpf.Variable `ebpf:"flow_mask"`
 	HashSeed   *ebpf.Variable `ebpf:"hash_seed"`
 	Vocabulary *ebpf.Variable `ebpf:"vocabulary"`
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/pkg/flux"
 )
 
 // memory is an array map with BPF_F_MMAPABLE as Go sees it: a slice of its
@@ -54,9 +56,9 @@ func (m *memory[T]) store(index uint32, value T) {
 	}
 }
 
-// slotWords are the slots of a place, one 32-bit word each.
-func (p *Plane) slotWords(at *place) []uint32 {
-	return unsafe.Slice(&p.slots.elements[at.lines.start].Slot[0], at.slots)
+// slotWords are the slots of a place in the map, one 32-bit word each.
+func (p *Plane) slotWords(at *place) []flux.Word {
+	return unsafe.Slice((*flux.Word)(&p.slots.elements[at.lines.start].Slot[0]), at.slots)
 }
 
 // quiesce waits until every packet that may still see what was in the maps

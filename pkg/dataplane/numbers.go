@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/bits"
 
+	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
@@ -32,12 +33,18 @@ func (n numbers) clone() numbers {
 // place is where a pool lives in the maps. Its record never changes: a pool
 // that outgrows its place gets a new one, and its VIPs are switched over.
 type place struct {
+	pool     string
 	id       uint32
 	slots    uint32
 	lines    run
 	backends run
+	// table is over the slots in the map.
+	table *flux.Table
 	// owners are the numbers of backends within the pool, from OWNER_FIRST on.
+	// A backend that left the pool keeps its number while a slot or a flow names it.
 	owners map[model.BackendID]uint32
+	// left says in which epoch the backends left that have.
+	left map[model.BackendID]uint64
 }
 
 // minPlace is the fewest backends that a place has room for.
@@ -56,7 +63,10 @@ func (n *numbers) newPlace(p *forwarding.Pool) (*place, error) {
 	if err != nil {
 		return nil, err
 	}
-	at := &place{id: id.start, slots: p.Slots, lines: lines, backends: backends, owners: map[model.BackendID]uint32{}}
+	at := &place{
+		pool: p.Name, id: id.start, slots: p.Slots, lines: lines, backends: backends,
+		owners: map[model.BackendID]uint32{}, left: map[model.BackendID]uint64{},
+	}
 	at.number(p.Backends)
 	return at, nil
 }
@@ -68,51 +78,50 @@ func (n *numbers) release(at *place) {
 }
 
 // fits reports whether the pool can stay: same table size, and room for the
-// backends it has besides those it is losing, whose numbers are in use until
-// the change is done.
+// backends it has besides those that left and are still named.
 func (at *place) fits(p *forwarding.Pool) bool {
 	if at.slots != p.Slots {
 		return false
 	}
 	needed := len(at.owners)
-	for _, id := range p.Backends {
-		if _, known := at.owners[id]; !known {
+	for _, b := range p.Backends {
+		if _, known := at.owners[b.ID]; !known {
 			needed++
 		}
 	}
 	return needed <= int(at.backends.length())
 }
 
-// with returns the place with numbers for all these backends as well.
-func (at *place) with(backends []model.BackendID) *place {
-	for _, id := range backends {
-		if _, known := at.owners[id]; !known {
+// numbered returns the numbers of the place with some for all these backends as well.
+func (at *place) numbered(backends []forwarding.Backend) map[model.BackendID]uint32 {
+	for _, b := range backends {
+		if _, known := at.owners[b.ID]; !known {
 			next := *at
 			next.owners = maps.Clone(at.owners)
 			next.number(backends)
-			return &next
+			return next.owners
 		}
 	}
-	return at
+	return at.owners
 }
 
 // number gives each backend without a number the lowest free one.
-func (at *place) number(backends []model.BackendID) {
+func (at *place) number(backends []forwarding.Backend) {
 	taken := make([]bool, at.backends.length())
 	first := uint32(lbOwnerOWNER_FIRST)
 	for _, owner := range at.owners {
 		taken[owner-first] = true
 	}
 	next := uint32(0)
-	for _, id := range backends {
-		if _, known := at.owners[id]; known {
+	for _, b := range backends {
+		if _, known := at.owners[b.ID]; known {
 			continue
 		}
 		for taken[next] {
 			next++
 		}
 		taken[next] = true
-		at.owners[id] = first + next
+		at.owners[b.ID] = first + next
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 
+	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
@@ -19,6 +20,9 @@ type Limits struct {
 	VIPs, Pools, Backends uint32
 	// Slots of all pools together, up to 1<<28, 4 bytes each.
 	Slots uint32
+	// Flows that the flow table has room for, rounded up to a power of two, 16
+	// bytes each.
+	Flows uint32
 }
 
 // slotsPerLine is how many slots an element of the map holds; see bpf/maps.h.
@@ -37,10 +41,32 @@ type Plane struct {
 	pools    memory[lbPool]
 	slots    memory[lbSlotLine]
 	backends memory[lbBackend]
+	flows    memory[lbFlowBucket]
 
 	numbers numbers
 	applied applied
-	gone    leftovers
+	// entries are the keys of the VIP table that packets use.
+	entries []lbVipEntry
+	// vipByID and placeByBackend find what the numbers in a flow stand for.
+	vipByID        map[uint32]*vip
+	placeByBackend []*place
+
+	// now is the flow table's clock; epoch counts the states applied.
+	now   flux.Tick
+	epoch uint64
+	// ghosts and goneVIPs are no longer applied, but flows may name them.
+	ghosts   []ghost
+	goneVIPs []goneVIP
+
+	// sweeping is the pass under way, nil between passes; the rest is what
+	// the last one found.
+	sweeping               *sweep
+	stats                  SweepStats
+	liveBackends, liveVIPs map[uint32]uint32
+	events                 FlowEvents
+	// lost says when the flow table last gave up a live flow's entry.
+	lost  flux.Tick
+	lossy bool
 
 	attached []attachment
 }
@@ -64,6 +90,9 @@ func Load(limits Limits, seed Seed) (*Plane, error) {
 	if err := spec.Variables[lbVarHashSeed].Set(seed); err != nil {
 		return nil, fmt.Errorf("hash seed: %w", err)
 	}
+	if err := spec.Variables[lbVarFlowMask].Set(flowBuckets(limits) - 1); err != nil {
+		return nil, fmt.Errorf("flow mask: %w", err)
+	}
 	var objects lbObjects
 	if err := spec.LoadAndAssign(&objects, nil); err != nil {
 		return nil, fmt.Errorf("load the packet path: %w", explain(err))
@@ -76,6 +105,8 @@ func Load(limits Limits, seed Seed) (*Plane, error) {
 		random:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		numbers: newNumbers(limits),
 		applied: newApplied(),
+
+		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
 	if err := p.mapMemories(); err != nil {
 		return nil, errors.Join(err, p.Close())
@@ -84,6 +115,7 @@ func Load(limits Limits, seed Seed) (*Plane, error) {
 }
 
 func size(spec *ebpf.CollectionSpec, limits Limits) {
+	spec.Maps[lbMapFlows].MaxEntries = flowBuckets(limits)
 	spec.Maps[lbMapVips].MaxEntries = 2 * vipBuckets(limits)
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools
@@ -96,6 +128,10 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 // a key of its own and perhaps one for its address.
 func vipBuckets(limits Limits) uint32 {
 	return ceilPowerOfTwo(2 * limits.VIPs * bucketsPerEntry)
+}
+
+func flowBuckets(limits Limits) uint32 {
+	return ceilPowerOfTwo((limits.Flows + flowsPerBucket - 1) / flowsPerBucket)
 }
 
 func slotLines(limits Limits) uint32 { return (limits.Slots + slotsPerLine - 1) / slotsPerLine }
@@ -114,7 +150,10 @@ func (p *Plane) mapMemories() error {
 	if p.slots, err = mapMemory[lbSlotLine](p.maps.Slots); err != nil {
 		return err
 	}
-	p.backends, err = mapMemory[lbBackend](p.maps.Backends)
+	if p.backends, err = mapMemory[lbBackend](p.maps.Backends); err != nil {
+		return err
+	}
+	p.flows, err = mapMemory[lbFlowBucket](p.maps.Flows)
 	return err
 }
 
@@ -134,7 +173,7 @@ func explain(err error) error {
 func (p *Plane) Close() error {
 	errs := []error{p.Detach()}
 	errs = append(errs,
-		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(),
+		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(),
 		p.maps.Close())
 	if p.program != nil {
 		errs = append(errs, p.program.Close())
@@ -161,6 +200,7 @@ func (p *Plane) Maps() []model.MapUse {
 		use("vip_counters", p.maps.VipCounters, n.vips.used, n.vips.size, cpus),
 		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
 		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),
+		use("flows", p.maps.Flows, uint32(p.stats.Live), flowBuckets(p.limits)*flowsPerBucket, 1),
 		use("backends", p.maps.Backends, n.backends.used, n.backends.size, 1),
 		use("backend_counters", p.maps.BackendCounters, n.backends.used, n.backends.size, cpus),
 	}

@@ -2,9 +2,11 @@ package dataplane
 
 import (
 	"fmt"
+	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
@@ -79,23 +81,40 @@ func (t *vipTable) bucket(e *lbVipEntry) uint32 {
 }
 
 // vipEntries are the keys of the table: one for each VIP, one for each of their addresses.
-func vipEntries(vips []model.VIP, vipID func(model.VIP) uint16, poolID func(model.VIP) uint16) []lbVipEntry {
+func vipEntries(vips map[string]*vip) []lbVipEntry {
 	entries := make([]lbVipEntry, 0, 2*len(vips))
 	known := make(map[netip.Addr]bool, len(vips))
-	for _, v := range vips {
-		entries = append(entries, lbVipEntry{
-			Address:  address(v.Address),
-			Endpoint: endpoint(v.Protocol, v.Port),
-			Vip:      vipID(v),
-			Pool:     poolID(v),
-			Mode:     uint8(modeOf(v.Mode)),
-		})
+	for _, name := range slices.Sorted(maps.Keys(vips)) {
+		v := vips[name]
+		entries = append(entries, v.entry())
 		if !known[v.Address] {
 			known[v.Address] = true
 			entries = append(entries, lbVipEntry{Address: address(v.Address), Endpoint: endpointAddress})
 		}
 	}
 	return entries
+}
+
+func (v *vip) entry() lbVipEntry {
+	e := lbVipEntry{
+		Address:   address(v.Address),
+		Endpoint:  endpoint(v.Protocol, v.Port),
+		Vip:       uint16(v.id),
+		Pool:      uint16(v.place.id),
+		PriorPool: uint16(v.place.id),
+		Mode:      uint8(modeOf(v.Mode)),
+	}
+	if v.prior != nil {
+		e.PriorPool = uint16(v.prior.id)
+		e.Flags |= uint8(lbVipFlagVIP_IN_FLUX)
+	}
+	if v.tracks {
+		e.Flags |= uint8(lbVipFlagVIP_TRACKS)
+	}
+	if v.Protocol == model.TCP && v.Tracking != model.TrackingNone {
+		e.Flags |= uint8(lbVipFlagVIP_OPENERS)
+	}
+	return e
 }
 
 func modeOf(m model.Mode) lbMode {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/maglev"
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -19,6 +20,8 @@ type State struct {
 	Pools []Pool
 	// Paths to backends, by their address. A backend without one is unresolved.
 	Paths map[netip.Addr]Path
+	// Next is when time alone will change the result, zero if it will not.
+	Next time.Time
 }
 
 // Path is how packets leave for a backend, resolved down to the Ethernet header.
@@ -41,7 +44,7 @@ type Path struct {
 type Pool struct {
 	Name string
 	// Backends are all backends of the pool, also those that take no new flows.
-	Backends []model.BackendID
+	Backends []Backend
 	// Members are the backends that take new flows, with their weights.
 	Members []Member
 	// Table has an index into Members for each slot; it is nil if there are none.
@@ -50,6 +53,13 @@ type Pool struct {
 	Slots uint32
 	// Reset says that without members TCP is reset instead of dropped.
 	Reset bool
+}
+
+// Backend is a backend of a pool and what it may still be given.
+type Backend struct {
+	ID model.BackendID
+	// Takes new flows; keeps the flows that it has.
+	Takes, Keeps bool
 }
 
 // Member is a backend that takes new flows.
@@ -75,38 +85,49 @@ func (s *State) Pool(name string) *Pool {
 	return &s.Pools[i]
 }
 
-// Health tells the health of a backend of a pool.
-type Health func(pool *model.Pool, id model.BackendID) model.Health
+// Health tells the health of a backend of a pool, and since when.
+type Health func(pool *model.Pool, id model.BackendID) (model.Health, time.Time)
 
-// Build computes the forwarding state of a valid, sorted desired state. Pools
-// whose members are those of last keep its tables, the same slices: nothing is
-// computed twice, and what did not change can be told by its address. last is
-// also what on_all_down "last-known" falls back on.
-func Build(desired model.State, health Health, last State) (State, error) {
+// Build computes the forwarding state of a valid, sorted desired state at a
+// moment. Pools whose members are those of last keep its tables, the same slices:
+// nothing is computed twice, and what did not change can be told by its address.
+// last is also what on_all_down "last-known" falls back on.
+func Build(desired model.State, health Health, now time.Time, last State) (State, error) {
 	next := State{VIPs: desired.VIPs, Pools: make([]Pool, len(desired.Pools))}
 	for i := range desired.Pools {
-		pool, err := buildPool(&desired.Pools[i], health, last.Pool(desired.Pools[i].Name))
+		b := builder{Pool: &desired.Pools[i], health: health, now: now}
+		pool, err := b.build(last.Pool(b.Name))
 		if err != nil {
-			return State{}, fmt.Errorf("pool %q: %w", desired.Pools[i].Name, err)
+			return State{}, fmt.Errorf("pool %q: %w", b.Name, err)
 		}
 		next.Pools[i] = pool
+		if !b.next.IsZero() && (next.Next.IsZero() || b.next.Before(next.Next)) {
+			next.Next = b.next
+		}
 	}
 	return next, nil
 }
 
-func buildPool(p *model.Pool, health Health, last *Pool) (Pool, error) {
+// builder builds one pool.
+type builder struct {
+	*model.Pool
+	health Health
+	now    time.Time
+	// next is when time alone changes the result, zero if it does not.
+	next time.Time
+}
+
+func (b *builder) build(last *Pool) (Pool, error) {
 	pool := Pool{
-		Name:    p.Name,
-		Members: members(p, health),
-		Slots:   p.TableSize,
-		Reset:   p.OnAllDown == model.OnAllDownReset,
+		Name:    b.Name,
+		Members: b.members(),
+		Slots:   b.TableSize,
+		Reset:   b.OnAllDown == model.OnAllDownReset,
 	}
-	for _, b := range p.Backends {
-		pool.Backends = append(pool.Backends, b.BackendID)
+	if len(pool.Members) == 0 && b.OnAllDown == model.OnAllDownLastKnown && last != nil {
+		pool.Members = stillWanted(b.Pool, last.Members)
 	}
-	if len(pool.Members) == 0 && p.OnAllDown == model.OnAllDownLastKnown && last != nil {
-		pool.Members = stillWanted(p, last.Members)
-	}
+	pool.Backends = b.backends(pool.Members)
 	if last != nil && last.Slots == pool.Slots && slices.Equal(last.Members, pool.Members) {
 		pool.Members, pool.Table = last.Members, last.Table
 		return pool, nil
@@ -119,12 +140,69 @@ func buildPool(p *model.Pool, health Health, last *Pool) (Pool, error) {
 	return pool, err
 }
 
+// until notes that the result changes at a moment, if that is yet to come.
+func (b *builder) until(t time.Time) {
+	if t.After(b.now) && (b.next.IsZero() || t.Before(b.next)) {
+		b.next = t
+	}
+}
+
 // members are the backends that take new flows: enabled, of some weight, and up.
-func members(p *model.Pool, health Health) []Member {
+func (b *builder) members() []Member {
 	var out []Member
-	for _, b := range p.Backends {
-		if b.State == model.Enabled && b.Weight > 0 && health(p, b.BackendID) == model.HealthUp {
-			out = append(out, Member{ID: b.BackendID, Weight: b.Weight})
+	var steps []uint32
+	ramping := false
+	for i := range b.Backends {
+		m := &b.Backends[i]
+		health, since := b.health(b.Pool, m.BackendID)
+		if m.State != model.Enabled || m.Weight == 0 || health != model.HealthUp {
+			continue
+		}
+		step := b.slowStart(since)
+		ramping = ramping || step < slowStartSteps
+		out, steps = append(out, Member{ID: m.BackendID, Weight: m.Weight}), append(steps, step)
+	}
+	for i := range out {
+		if ramping {
+			out[i].Weight *= steps[i]
+		}
+	}
+	return out
+}
+
+// slowStartSteps is in how many equal steps a backend grows to its weight.
+const slowStartSteps = 10
+
+// slowStart is how many steps of its weight a backend has that came up at a moment.
+func (b *builder) slowStart(since time.Time) uint32 {
+	length := b.SlowStart / slowStartSteps
+	if length <= 0 || since.IsZero() {
+		return slowStartSteps
+	}
+	step := max(b.now.Sub(since), 0) / length
+	if step+1 >= slowStartSteps {
+		return slowStartSteps
+	}
+	b.until(since.Add((step + 1) * length))
+	return uint32(step) + 1
+}
+
+// backends tells what each backend may be given. One that checks call down keeps
+// its flows for a grace; one that is disabled does not.
+func (b *builder) backends(members []Member) []Backend {
+	takes := make(map[model.BackendID]bool, len(members))
+	for _, m := range members {
+		takes[m.ID] = true
+	}
+	out := make([]Backend, len(b.Backends))
+	for i := range b.Backends {
+		m := &b.Backends[i]
+		out[i] = Backend{ID: m.BackendID, Takes: takes[m.BackendID], Keeps: m.State != model.Disabled}
+		health, since := b.health(b.Pool, m.BackendID)
+		if health == model.HealthDown && !out[i].Takes && out[i].Keeps {
+			end := since.Add(b.DownGrace)
+			out[i].Keeps = end.After(b.now)
+			b.until(end)
 		}
 	}
 	return out

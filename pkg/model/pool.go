@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"time"
 )
 
 // Limits of a pool.
@@ -25,6 +26,12 @@ const (
 	MaxWeight = math.MaxUint16
 	// DefaultWeight is the weight of a backend that names none.
 	DefaultWeight = 1
+	// DefaultDownGrace and MaxDownGrace bound how long a backend that is down
+	// keeps its flows.
+	DefaultDownGrace = 30 * time.Second
+	MaxDownGrace     = time.Hour
+	// MaxSlowStart bounds the time in which a backend grows to its share.
+	MaxSlowStart = time.Hour
 )
 
 // OnAllDown says what new packets meet when no backend of a pool is up.
@@ -136,6 +143,12 @@ type Pool struct {
 	// TableSize is the number of slots, a prime.
 	TableSize uint32
 	OnAllDown OnAllDown
+	// DownGrace is how long a backend that checks call down keeps its flows, 0 to
+	// [MaxDownGrace]: a check that flaps breaks nothing.
+	DownGrace time.Duration
+	// SlowStart is the time over which a backend that comes up grows to its
+	// share, 0 to [MaxSlowStart]; 0: at once.
+	SlowStart time.Duration
 	// Checks are sorted by name. A backend is up while all of them pass; with
 	// none, it is always up.
 	Checks []Check

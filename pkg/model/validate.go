@@ -81,6 +81,16 @@ func (v *validator) vip(at string, vip *VIP) {
 	if vip.Mode != ModeDSRL2 && vip.Mode != ModeDSRIPIP {
 		v.fail(at+", mode", "want dsr-l2 or dsr-ipip")
 	}
+	v.tracking(at, vip)
+}
+
+func (v *validator) tracking(at string, vip *VIP) {
+	if vip.Tracking < TrackingFlux || vip.Tracking > TrackingNone {
+		v.fail(at+", tracking", "want flux, always or none")
+	}
+	if vip.IdleTimeout < MinIdleTimeout || vip.IdleTimeout > MaxIdleTimeout {
+		v.fail(at+", idle_timeout", "%v is out of range %v to %v", vip.IdleTimeout, MinIdleTimeout, MaxIdleTimeout)
+	}
 }
 
 // vipAndPool checks what a VIP asks of its pool.
@@ -112,6 +122,12 @@ func (v *validator) pool(at string, p *Pool) {
 	v.name(at, p.Name)
 	if p.OnAllDown < OnAllDownDrop || p.OnAllDown > OnAllDownLastKnown {
 		v.fail(at+", on_all_down", "want drop, reset or last-known")
+	}
+	if p.DownGrace < 0 || p.DownGrace > MaxDownGrace {
+		v.fail(at+", down_grace", "%v is out of range 0s to %v", p.DownGrace, MaxDownGrace)
+	}
+	if p.SlowStart < 0 || p.SlowStart > MaxSlowStart {
+		v.fail(at+", slow_start", "%v is out of range 0s to %v", p.SlowStart, MaxSlowStart)
 	}
 	v.tableSize(at+", table_size", p)
 	if len(p.Backends) > MaxBackends {

@@ -3,6 +3,7 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Protocol is a transport protocol by its IANA number.
@@ -61,6 +62,54 @@ func (m Mode) String() string {
 // answers the client itself, from the port that the client addressed.
 func (m Mode) TranslatesPort() bool { return false }
 
+// Tracking says which flows of a VIP the flow table remembers.
+type Tracking uint8
+
+// The ways to track.
+const (
+	// TrackingFlux remembers flows of slots in flux, and nothing otherwise. Of
+	// a protocol without openers it remembers nothing at all: packets go to
+	// their slot's owner. The default for TCP, and right for DNS.
+	TrackingFlux Tracking = iota + 1
+	// TrackingAlways remembers every flow. The default for UDP.
+	TrackingAlways
+	// TrackingNone remembers nothing: a change of the pool moves the flows of
+	// the slots that change.
+	TrackingNone
+)
+
+// ParseTracking accepts "flux", "always" and "none".
+func ParseTracking(s string) (Tracking, error) {
+	return parseEnum("tracking", s, []Tracking{TrackingFlux, TrackingAlways, TrackingNone})
+}
+
+func (t Tracking) String() string {
+	switch t {
+	case TrackingFlux:
+		return "flux"
+	case TrackingAlways:
+		return "always"
+	case TrackingNone:
+		return "none"
+	}
+	return fmt.Sprintf("tracking(%d)", uint8(t))
+}
+
+// Bounds and default of a VIP's idle timeout.
+const (
+	DefaultIdleTimeout = 15 * time.Minute
+	MinIdleTimeout     = time.Second
+	MaxIdleTimeout     = 24 * time.Hour
+)
+
+// DefaultTracking is how a VIP of that protocol tracks if it is not said.
+func DefaultTracking(p Protocol) Tracking {
+	if p == UDP {
+		return TrackingAlways
+	}
+	return TrackingFlux
+}
+
 // VIP is what clients connect to.
 type VIP struct {
 	// Name is unique among VIPs; see [ValidateName].
@@ -73,7 +122,11 @@ type VIP struct {
 	Port uint16
 	Mode Mode
 	// Pool names the pool that serves the VIP.
-	Pool string
+	Pool     string
+	Tracking Tracking
+	// IdleTimeout is how long a flow may be silent and still be kept,
+	// [MinIdleTimeout] to [MaxIdleTimeout].
+	IdleTimeout time.Duration
 }
 
 // Endpoint renders "192.0.2.1:80/tcp", "[2001:db8::1]:any/udp".

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Flow: where packets go while a slot is in flux, by what the flow table
+ * remembers. pkg/flux/route.go is its twin in Go and says why.
+ *
+ * The table is a bucket of four entries for each hash, one cache line, shared by
+ * all CPUs without locks:
+ * - who writes an entry first claims it, by exchanging its key for FLOW_CLAIMED,
+ *   then writes the state, then publishes by writing the new key;
+ * - who reads one reads key, state, and the key again: if the key is the same,
+ *   the state is that flow's. An entry that was another's in between and has the
+ *   same key again is the same flow's again;
+ * - who changes a state exchanges it for the one it read, so it never changes
+ *   what has become another flow's entry.
+ */
+#pragma once
+
+#include "maps.h"
+#include "packet.h"
+
+const volatile u32 flow_mask; /* number of buckets, a power of two, less one */
+
+#define FLOW_REFRESH_AGE 4 /* ticks; so that few packets write */
+#define FLOW_CLAIM_TRIES 4
+
+/* The order in which entries give way to a new one; equals by age, oldest first. */
+enum flow_rank {
+	RANK_EMPTY,
+	RANK_EXPIRED,
+	RANK_CLOSING,
+	RANK_PRIOR,
+	RANK_EMBRYONIC,
+	RANK_CONNECTION,
+	RANK_CLAIMED, /* somebody else's */
+};
+
+#define ORDER_RANK_SHIFT 32
+
+/* What route_flow must know of packet and VIP, in one word. */
+enum flow_fact {
+	FACT_OPENER = 1,
+	FACT_CLOSER = 2,
+	FACT_TRACKS = 4,
+	FACT_OPENERS = 8,
+	FACT_VIP_SHIFT = 16,
+};
+
+step u32 flow_facts(const struct vip_entry *vip, const struct packet *pkt)
+{
+	return (u32)vip->vip << FACT_VIP_SHIFT | (pkt->opener ? FACT_OPENER : 0) |
+	       (pkt->closer ? FACT_CLOSER : 0) | (vip->flags & VIP_TRACKS ? FACT_TRACKS : 0) |
+	       (vip->flags & VIP_OPENERS ? FACT_OPENERS : 0);
+}
+
+step u64 flow_state(u32 now, u32 backend, u32 facts, u64 flags)
+{
+	return (now & FLOW_TICK_MASK) | (u64)backend << FLOW_BACKEND_SHIFT |
+	       (u64)(facts >> FACT_VIP_SHIFT) << FLOW_VIP_SHIFT | flags << FLOW_FLAGS_SHIFT;
+}
+
+step u32 flow_backend(u64 state)
+{
+	return state >> FLOW_BACKEND_SHIFT & FLOW_BACKEND_MASK;
+}
+
+step u64 flow_flags(u64 state)
+{
+	return state >> FLOW_FLAGS_SHIFT;
+}
+
+step u32 flow_age(u32 now, u64 state)
+{
+	return (now - (u32)state) & FLOW_TICK_MASK;
+}
+
+/* A hash and its key have the same bucket. */
+step u32 flow_bucket_of(u64 hash)
+{
+	return hash >> 2 & flow_mask;
+}
+
+step void count_flow(u32 event)
+{
+	u64 *count = bpf_map_lookup_elem(&flow_events, &event);
+
+	if (count)
+		++*count;
+}
+
+/* What a backend may be given; nobody, nothing. */
+step u8 ability(u32 index)
+{
+	struct backend *backend = bpf_map_lookup_elem(&backends, &index);
+
+	return backend ? backend->able : 0;
+}
+
+step struct flow *find_flow(struct flow_bucket *bucket, u64 key, u64 *state)
+{
+	for (int i = 0; i < 4; i++) {
+		volatile struct flow *f = &bucket->flow[i];
+
+		if (f->key != key)
+			continue;
+		*state = f->state;
+		if (f->key == key)
+			return &bucket->flow[i];
+	}
+	return NULL;
+}
+
+/* The rank of an entry, with its age below it: the lowest order gives way first. */
+side_step u64 order_flow(u64 key, u64 state, u32 now, u32 idle)
+{
+	u64 flags = flow_flags(state), rank = RANK_CONNECTION;
+	u32 age = flow_age(now, state);
+
+	if (!key)
+		rank = RANK_EMPTY;
+	else if (key == FLOW_CLAIMED)
+		rank = RANK_CLAIMED;
+	else if (age >= idle)
+		rank = RANK_EXPIRED;
+	else if (flags & FLOW_CLOSING)
+		rank = RANK_CLOSING;
+	else if (!(flags & FLOW_ESSENTIAL))
+		rank = RANK_PRIOR;
+	else if (!(flags & FLOW_CONFIRMED))
+		rank = RANK_EMBRYONIC;
+	return rank << ORDER_RANK_SHIFT | (FLOW_TICK_MASK - age);
+}
+
+/* The highest rank that gives way to an entry with these flags. */
+step enum flow_rank may_replace(u64 flags)
+{
+	if (!(flags & FLOW_ESSENTIAL))
+		return RANK_PRIOR;
+	return flags & FLOW_CONFIRMED ? RANK_CONNECTION : RANK_EMBRYONIC;
+}
+
+/* The entry of a bucket that gives way first. */
+struct victim {
+	u64 key;
+	u32 rank;
+	u32 place;
+};
+
+step struct victim find_victim(struct flow_bucket *bucket, const struct control *c)
+{
+	struct victim victim = {};
+	u64 lowest = ~0ULL;
+
+	for (int i = 0; i < 4; i++) {
+		volatile struct flow *f = &bucket->flow[i];
+		u64 key = f->key, order = order_flow(key, f->state, c->now, c->idle);
+
+		if (order < lowest) {
+			lowest = order;
+			victim.key = key;
+			victim.place = i;
+		}
+	}
+	victim.rank = lowest >> ORDER_RANK_SHIFT;
+	return victim;
+}
+
+step void count_eviction(u32 rank)
+{
+	if (rank == RANK_CLOSING)
+		count_flow(FLOW_EVICTED_CLOSING);
+	else if (rank == RANK_PRIOR)
+		count_flow(FLOW_EVICTED_PRIOR);
+	else if (rank == RANK_EMBRYONIC)
+		count_flow(FLOW_EVICTED_EMBRYONIC);
+	else if (rank == RANK_CONNECTION)
+		count_flow(FLOW_EVICTED_CONNECTION);
+}
+
+/*
+ * Remembers a flow. Nothing gives way that is worth more: an opener, which anybody
+ * can send, never takes the place of a connection. Returns 0.
+ */
+side_step int remember_flow(u64 key, u64 state)
+{
+	u32 at = flow_bucket_of(key), zero = 0;
+	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+
+	if (!bucket || !c)
+		return 0;
+	for (int i = 0; i < FLOW_CLAIM_TRIES; i++) {
+		struct victim v = find_victim(bucket, c);
+		struct flow *f = &bucket->flow[v.place & 3];
+
+		if (v.rank > may_replace(flow_flags(state)))
+			break;
+		if (__sync_val_compare_and_swap(&f->key, v.key, FLOW_CLAIMED) != v.key)
+			continue;
+		*(volatile u64 *)&f->state = state;
+		__sync_val_compare_and_swap(&f->key, FLOW_CLAIMED, key);
+		count_flow(FLOW_REMEMBERED);
+		count_eviction(v.rank);
+		return 0;
+	}
+	count_flow(FLOW_UNREMEMBERED);
+	return 0;
+}
+
+/* What an entry becomes with another packet of its flow. */
+step u64 seen_again(u64 state, u32 facts, u32 now)
+{
+	u64 flags = flow_flags(state);
+
+	if (!(facts & FACT_OPENER))
+		flags |= FLOW_CONFIRMED;
+	if (facts & FACT_CLOSER)
+		flags |= FLOW_CLOSING;
+	if (facts & FACT_OPENER)
+		flags &= ~(u64)FLOW_CLOSING;
+	if (flow_age(now, state) < FLOW_REFRESH_AGE)
+		now = state & FLOW_TICK_MASK;
+	return flow_state(now, flow_backend(state), state >> FLOW_VIP_SHIFT << FACT_VIP_SHIFT,
+			  flags);
+}
+
+/* Flags of an entry for a flow that goes to its owner. */
+step u64 owner_flags(u32 facts)
+{
+	bool first = facts & FACT_OPENER || !(facts & FACT_OPENERS);
+
+	return FLOW_ESSENTIAL | (first ? 0 : FLOW_CONFIRMED) |
+	       (facts & FACT_CLOSER ? FLOW_CLOSING : 0);
+}
+
+/* Flags of an entry for a flow that goes to the prior owner. */
+step u64 prior_flags(u32 facts)
+{
+	return FLOW_CONFIRMED | (facts & FACT_TRACKS ? FLOW_ESSENTIAL : 0) |
+	       (facts & FACT_CLOSER ? FLOW_CLOSING : 0);
+}
+
+/* Whether an unknown flow began before the flux, and may stay where it was. */
+step bool belongs_to_prior(u32 facts, u32 prior)
+{
+	return !(facts & FACT_OPENER) && facts & FACT_OPENERS && ability(prior) & KEEPS_FLOWS;
+}
+
+/*
+ * The index of the record of the flow's backend: that of its entry if it has one,
+ * else its owner or its prior, which is remembered.
+ */
+side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
+{
+	u64 key = hash | FLOW_KEY;
+	u32 at = flow_bucket_of(key), zero = 0;
+	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	u64 state, next;
+	struct flow *flow;
+	u32 backend;
+	u8 able;
+
+	if (!bucket || !c)
+		return owner;
+	flow = find_flow(bucket, key, &state);
+	if (!flow && belongs_to_prior(facts, prior)) {
+		remember_flow(key, flow_state(c->now, prior, facts, prior_flags(facts)));
+		return prior;
+	}
+	if (!flow) {
+		if (owner >= OWNER_FIRST)
+			remember_flow(key, flow_state(c->now, owner, facts, owner_flags(facts)));
+		return owner;
+	}
+	backend = flow_backend(state);
+	able = ability(backend);
+	if (able & KEEPS_FLOWS && (!(facts & FACT_OPENER) || able & TAKES_FLOWS)) {
+		next = seen_again(state, facts, c->now);
+	} else {
+		/* Its backend is gone: it begins again. */
+		backend = owner;
+		next = flow_state(c->now, owner, facts, owner_flags(facts));
+	}
+	if (next != state && backend >= OWNER_FIRST)
+		__sync_val_compare_and_swap(&flow->state, state, next);
+	return backend;
+}

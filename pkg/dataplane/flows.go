@@ -1,0 +1,101 @@
+package dataplane
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/steelyard-lb/steelyard/pkg/flux"
+)
+
+// flowsPerBucket is how many flows an element of the map holds; see bpf/maps.h.
+const flowsPerBucket = 4
+
+// The layout of a flow's words; see struct flow in bpf/maps.h.
+const (
+	flowClaimed      = 1
+	flowTickMask     = 1<<flux.TickBits - 1
+	flowBackendShift = 20
+	flowBackendMask  = 1<<20 - 1
+	flowVIPShift     = 40
+	flowVIPMask      = 1<<16 - 1
+	flowFlagsShift   = 56
+)
+
+// flow is an entry of the flow table.
+type flow struct {
+	flux.Entry
+	// hash is the flow's but for its lowest bits, which no slot depends on.
+	hash uint64
+	vip  uint32
+}
+
+func decodeFlow(key, state uint64) flow {
+	flags := lbFlowFlag(state >> flowFlagsShift)
+	return flow{
+		hash: key,
+		vip:  uint32(state >> flowVIPShift & flowVIPMask),
+		Entry: flux.Entry{
+			Backend:   uint32(state >> flowBackendShift & flowBackendMask),
+			Seen:      flux.Tick(state & flowTickMask),
+			Essential: flags&lbFlowFlagFLOW_ESSENTIAL != 0,
+			Confirmed: flags&lbFlowFlagFLOW_CONFIRMED != 0,
+			Closing:   flags&lbFlowFlagFLOW_CLOSING != 0,
+		},
+	}
+}
+
+// loadFlow reads an entry as bpf/flow.h does; false if it is empty or being written.
+func loadFlow(e *lbFlow) (key, state uint64, ok bool) {
+	key = atomic.LoadUint64(&e.Key)
+	if key == 0 || key == flowClaimed {
+		return 0, 0, false
+	}
+	state = atomic.LoadUint64(&e.State)
+	return key, state, atomic.LoadUint64(&e.Key) == key
+}
+
+// dropFlow empties an entry unless it has changed since it was read.
+func dropFlow(e *lbFlow, key, state uint64) {
+	if !atomic.CompareAndSwapUint64(&e.Key, key, flowClaimed) {
+		return
+	}
+	if atomic.LoadUint64(&e.State) != state {
+		atomic.StoreUint64(&e.Key, key)
+		return
+	}
+	atomic.StoreUint64(&e.Key, 0)
+}
+
+// FlowEvents count what happened to the flow table since it was made.
+type FlowEvents struct {
+	// Remembered are new entries.
+	Remembered uint64
+	// Evicted entries were live and gave way: closing ones, those that only
+	// told that their flow was alive, those that had seen one packet.
+	EvictedClosing, EvictedPrior, EvictedEmbryonic uint64
+	// EvictedConnections and Unremembered are flows that may break at the next
+	// change: alarms.
+	EvictedConnections, Unremembered uint64
+}
+
+// FlowEvents reads the counts.
+func (p *Plane) FlowEvents() (FlowEvents, error) {
+	var sums [lbFlowEventFLOW_EVENTS]uint64
+	for i := range sums {
+		var perCPU []uint64
+		if err := p.maps.FlowEvents.Lookup(uint32(i), &perCPU); err != nil {
+			return FlowEvents{}, fmt.Errorf("flow events: %w", err)
+		}
+		for _, n := range perCPU {
+			sums[i] += n
+		}
+	}
+	return FlowEvents{
+		Remembered:         sums[lbFlowEventFLOW_REMEMBERED],
+		EvictedClosing:     sums[lbFlowEventFLOW_EVICTED_CLOSING],
+		EvictedPrior:       sums[lbFlowEventFLOW_EVICTED_PRIOR],
+		EvictedEmbryonic:   sums[lbFlowEventFLOW_EVICTED_EMBRYONIC],
+		EvictedConnections: sums[lbFlowEventFLOW_EVICTED_CONNECTION],
+		Unremembered:       sums[lbFlowEventFLOW_UNREMEMBERED],
+	}, nil
+}

@@ -1,0 +1,207 @@
+package dataplane
+
+import (
+	"time"
+
+	"github.com/steelyard-lb/steelyard/pkg/flux"
+)
+
+// TickLength is the length of a tick of the flow table's clock.
+const TickLength = 250 * time.Millisecond
+
+// closingIdle is how long a flow that has seen a FIN or RST may be silent: only
+// the client's half is seen, and the other may go on.
+const closingIdle = flux.Tick(time.Minute / TickLength)
+
+// ticks rounds a duration up to ticks.
+func ticks(d time.Duration) flux.Tick {
+	return flux.Tick((d + TickLength - 1) / TickLength)
+}
+
+// sweep is one pass over the flow table, made in steps.
+type sweep struct {
+	began flux.Tick
+	// epoch is that of the state that packets met when it began.
+	epoch uint64
+	next  int // bucket
+	// Live flows by index of backend and of VIP.
+	backends, vips map[uint32]uint32
+	live           uint32
+	// strays are VIPs with live flows on a pool that is not theirs any more.
+	strays map[uint32]bool
+	// held are slots, by place, with live flows on a backend that does not own them.
+	held map[*place]map[uint32]bool
+	took time.Duration
+}
+
+// SweepStats describe the last whole pass over the flow table.
+type SweepStats struct {
+	// Entries looked at, and the processor time that took.
+	Entries uint64
+	Took    time.Duration
+	// Live flows.
+	Live uint64
+}
+
+// SetClock moves the flow table's clock. It must be told at least every tick, and
+// may only go forward, by [TickLength] a tick.
+func (p *Plane) SetClock(now flux.Tick) {
+	p.now = now
+	p.writeClock()
+}
+
+// NeedsSweep reports whether there is anything that a pass over the flow table
+// could find out.
+func (p *Plane) NeedsSweep() bool {
+	if p.sweeping != nil || len(p.ghosts) > 0 || p.SlotsInFlux() > 0 {
+		return true
+	}
+	for _, v := range p.applied.vips {
+		if v.prior != nil || v.tracks {
+			return true
+		}
+	}
+	return p.stats.Live > 0 || p.leaving() > 0
+}
+
+// SlotsInFlux counts the slots in flux.
+func (p *Plane) SlotsInFlux() int {
+	n := 0
+	for _, at := range p.applied.places {
+		n += at.table.InFlux()
+	}
+	return n
+}
+
+// Sweep looks at up to that many entries of the flow table and reports whether a
+// pass has ended. At the end of one, what may settle settles, and numbers that
+// nothing names any more are free.
+func (p *Plane) Sweep(entries int) (done bool, err error) {
+	if p.sweeping == nil {
+		p.sweeping = newSweep(p.now, p.epoch)
+	}
+	start := time.Now()
+	buckets := p.flows.elements[p.sweeping.next:]
+	buckets = buckets[:min(len(buckets), (entries+flowsPerBucket-1)/flowsPerBucket)]
+	for i := range buckets {
+		for j := range buckets[i].Flow {
+			p.visit(p.sweeping, &buckets[i].Flow[j])
+		}
+	}
+	p.sweeping.next += len(buckets)
+	p.sweeping.took += time.Since(start)
+	if p.sweeping.next < len(p.flows.elements) {
+		return false, nil
+	}
+	s := p.sweeping
+	p.sweeping = nil
+	return true, p.conclude(s)
+}
+
+func newSweep(now flux.Tick, epoch uint64) *sweep {
+	return &sweep{
+		epoch:    epoch,
+		began:    now,
+		backends: map[uint32]uint32{},
+		vips:     map[uint32]uint32{},
+		strays:   map[uint32]bool{},
+		held:     map[*place]map[uint32]bool{},
+	}
+}
+
+// visit expires an entry or notes what it says.
+func (p *Plane) visit(s *sweep, e *lbFlow) {
+	key, state, ok := loadFlow(e)
+	if !ok {
+		return
+	}
+	f := decodeFlow(key, state)
+	vip, at := p.vipByID[f.vip], p.placeOf(f.Backend)
+	if vip == nil || at == nil || flux.Age(p.now, f.Seen) > vip.idleOf(f.Entry) {
+		dropFlow(e, key, state)
+		return
+	}
+	s.live++
+	s.backends[f.Backend]++
+	s.vips[f.vip]++
+	if at != vip.place {
+		s.strays[f.vip] = true
+	}
+	slot := Slot(f.hash, at.slots)
+	if at.table.Words()[slot].Owner() == f.Backend-at.base() {
+		return
+	}
+	if s.held[at] == nil {
+		s.held[at] = map[uint32]bool{}
+	}
+	s.held[at][slot] = true
+}
+
+// placeOf is the place whose backend has an index, nil if none has.
+func (p *Plane) placeOf(backend uint32) *place {
+	if int(backend) >= len(p.placeByBackend) {
+		return nil
+	}
+	return p.placeByBackend[backend]
+}
+
+// conclude settles what a whole pass showed may settle, and takes back numbers.
+func (p *Plane) conclude(s *sweep) error {
+	p.stats = SweepStats{Entries: uint64(len(p.flows.elements) * flowsPerBucket), Took: s.took, Live: uint64(s.live)}
+	p.liveBackends, p.liveVIPs = s.backends, s.vips
+	if err := p.noteLosses(); err != nil {
+		return err
+	}
+	for _, at := range p.allPlaces() {
+		held := s.held[at]
+		at.table.Settle(s.began, p.now, p.idleOf(at), func(slot uint32) bool { return held[slot] })
+	}
+	if err := p.settleVIPs(s); err != nil {
+		return err
+	}
+	return p.reclaim(s)
+}
+
+// noteLosses tells every slot if the flow table gave up entries of live flows.
+func (p *Plane) noteLosses() error {
+	events, err := p.FlowEvents()
+	if err != nil {
+		return err
+	}
+	if events.EvictedPrior != p.events.EvictedPrior || events.Unremembered != p.events.Unremembered {
+		for _, at := range p.allPlaces() {
+			at.table.Lost(p.now)
+		}
+		p.lost, p.lossy = p.now, true
+	}
+	p.events = events
+	return nil
+}
+
+// settleVIPs ends the flux of VIPs whose flows have all left their prior pool.
+func (p *Plane) settleVIPs(s *sweep) error {
+	settled := false
+	for _, v := range p.applied.vips {
+		if v.prior == nil || s.strays[v.id] || flux.Age(p.now, v.since) <= v.idle ||
+			flux.Age(p.now, v.moved) <= flux.Age(p.now, s.began) || p.lossy && flux.Age(p.now, p.lost) <= v.idle {
+			continue
+		}
+		v.prior = nil
+		settled = true
+	}
+	if !settled {
+		return nil
+	}
+	return p.rewriteVIPs()
+}
+
+// idleOf is the longest idle time of the VIPs whose flows may be on a place.
+func (p *Plane) idleOf(at *place) flux.Tick {
+	idle := flux.Tick(0)
+	for _, v := range p.applied.vips {
+		if v.place == at || v.prior == at {
+			idle = max(idle, v.idle)
+		}
+	}
+	return idle
+}
