@@ -21,6 +21,11 @@ enum decap_reason {
 	DECAP_REASONS,
 };
 
+/* BTF keeps only types that something has; this has the enumeration, for Go. */
+const volatile struct vocabulary {
+	enum decap_reason reason;
+} vocabulary;
+
 struct prefix {
 	u32 length; /* bits of a mapped address */
 	u8 address[16];
@@ -50,8 +55,15 @@ struct {
 	__type(value, u64);
 } decap_reasons SEC(".maps");
 
+/* Explicit congestion notification (RFC 3168, section 5). */
+enum ecn {
+	ECN_NOT_CAPABLE,
+	ECN_CAPABLE_1, /* ECT(1) */
+	ECN_CAPABLE_0, /* ECT(0) */
+	ECN_CONGESTED,
+};
+
 #define ECN_MASK 3
-#define ECN_CONGESTED 3
 
 struct tunnel {
 	struct address source; /* outer */
@@ -60,6 +72,11 @@ struct tunnel {
 	bool inner_ipv6;
 	u8 outer_ecn;
 };
+
+step bool is_mapped_ipv4(const struct address *a)
+{
+	return !a->word[0] && (u32)a->word[1] == MAPPED_IPV4;
+}
 
 /* Fills in the outer header; false if the packet is no IP in IP. */
 step bool parse_outer(struct xdp_md *ctx, struct tunnel *t)
@@ -86,6 +103,9 @@ step bool parse_outer(struct xdp_md *ctx, struct tunnel *t)
 		if ((void *)(ip + 1) > end || ip->version != 6)
 			return false;
 		t->source = load_ipv6(&ip->saddr);
+		/* Not valid on the wire, and past filters it would pass for a balancer's IPv4. */
+		if (is_mapped_ipv4(&t->source))
+			return false;
 		t->outer_ecn = ip->flow_lbl[0] >> 4 & ECN_MASK;
 		t->inner = pkt.l3 + sizeof(*ip);
 		protocol = ip->nexthdr;
@@ -104,28 +124,44 @@ step bool from_balancer(const struct tunnel *t)
 	return bpf_map_lookup_elem(&balancers, &key);
 }
 
-/* Brings a mark of congestion outside into the inner header (RFC 6040, section 4.2). */
-step bool carry_congestion_ipv4(struct iphdr *ip, u8 outer_ecn)
+/*
+ * What the inner header is to say of congestion (RFC 6040, section 4.2): the
+ * graver of the two. False if the packet must be dropped: it was marked
+ * congested, and its ends would not understand the mark.
+ */
+step bool join_ecn(u8 outer, u8 *inner)
 {
-	if (outer_ecn != ECN_CONGESTED || (ip->tos & ECN_MASK) == ECN_CONGESTED)
-		return true;
-	if (!(ip->tos & ECN_MASK))
-		return false;
-	ip->check = ~fold_checksum((u16)~ip->check + (u16)~bpf_htons(ip->tos) +
-				   bpf_htons(ip->tos | ECN_CONGESTED));
-	ip->tos |= ECN_CONGESTED;
+	if (outer == ECN_CONGESTED) {
+		if (*inner == ECN_NOT_CAPABLE)
+			return false;
+		*inner = ECN_CONGESTED;
+	} else if (outer == ECN_CAPABLE_1 && *inner == ECN_CAPABLE_0) {
+		*inner = ECN_CAPABLE_1;
+	}
 	return true;
 }
 
-step bool carry_congestion_ipv6(struct ipv6hdr *ip, u8 outer_ecn)
+step bool carry_ecn_ipv4(struct iphdr *ip, u8 outer)
+{
+	u8 ecn = ip->tos & ECN_MASK, before = ip->tos, after;
+
+	if (!join_ecn(outer, &ecn))
+		return false;
+	after = (before & ~ECN_MASK) | ecn;
+	if (after == before)
+		return true;
+	ip->check = ~fold_checksum((u16)~ip->check + (u16)~bpf_htons(before) + bpf_htons(after));
+	ip->tos = after;
+	return true;
+}
+
+step bool carry_ecn_ipv6(struct ipv6hdr *ip, u8 outer)
 {
 	u8 ecn = ip->flow_lbl[0] >> 4 & ECN_MASK;
 
-	if (outer_ecn != ECN_CONGESTED || ecn == ECN_CONGESTED)
-		return true;
-	if (!ecn)
+	if (!join_ecn(outer, &ecn))
 		return false;
-	ip->flow_lbl[0] |= ECN_CONGESTED << 4;
+	ip->flow_lbl[0] = (ip->flow_lbl[0] & ~(ECN_MASK << 4)) | ecn << 4;
 	return true;
 }
 
@@ -144,8 +180,8 @@ step enum decap_reason judge_inner(struct xdp_md *ctx, const struct tunnel *t)
 		destination = load_ipv6(&ip->daddr);
 		if (!bpf_map_lookup_elem(&local_vips, &destination))
 			return PASS_NOT_OURS;
-		return carry_congestion_ipv6(ip, t->outer_ecn) ? PASS_DECAPSULATED :
-								 DROP_TUNNEL_CONGESTION;
+		return carry_ecn_ipv6(ip, t->outer_ecn) ? PASS_DECAPSULATED :
+							  DROP_TUNNEL_CONGESTION;
 	}
 	struct iphdr *ip = inner;
 
@@ -154,7 +190,7 @@ step enum decap_reason judge_inner(struct xdp_md *ctx, const struct tunnel *t)
 	destination = map_ipv4(ip->daddr);
 	if (!bpf_map_lookup_elem(&local_vips, &destination))
 		return PASS_NOT_OURS;
-	return carry_congestion_ipv4(ip, t->outer_ecn) ? PASS_DECAPSULATED : DROP_TUNNEL_CONGESTION;
+	return carry_ecn_ipv4(ip, t->outer_ecn) ? PASS_DECAPSULATED : DROP_TUNNEL_CONGESTION;
 }
 
 /* An Ethernet header with the most tags that are followed. */

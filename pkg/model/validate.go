@@ -5,11 +5,17 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
-var nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+var (
+	nameShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	// hostShape finds an address in brackets and a port.
+	hostShape = regexp.MustCompile(`^(?:[A-Za-z0-9._-]{1,253}|\[([0-9A-Fa-f:.]+)\])(?::([0-9]+))?$`)
+)
 
 // ValidateName reports whether a name may be given to a VIP, pool or check: 1 to
 // 63 letters, digits, dots, underscores and hyphens, the first a letter or digit.
@@ -42,11 +48,13 @@ func (s *State) Validate() error {
 			v.fail(at, "this name is taken by another VIP")
 		}
 		seen[vip.Name] = true
-		addresses[vip.Address] = vip.Name
-		if other, taken := endpoints[vip.Endpoint()]; taken {
-			v.fail(at, "overlaps VIP %q: both are %s", other, vip.Endpoint())
+		if vip.Address.IsValid() {
+			addresses[vip.Address] = vip.Name
+			if other, taken := endpoints[vip.Endpoint()]; taken {
+				v.fail(at, "overlaps VIP %q: both are %s", other, vip.Endpoint())
+			}
+			endpoints[vip.Endpoint()] = vip.Name
 		}
-		endpoints[vip.Endpoint()] = vip.Name
 		v.vip(at, vip)
 		v.vipAndPool(at, vip, pools)
 	}
@@ -211,25 +219,59 @@ func (v *validator) check(at string, c *Check) {
 
 func (v *validator) checkPayload(at string, c *Check) {
 	if c.Type.IsHTTP() {
-		if !strings.HasPrefix(c.Path, "/") {
-			v.fail(at+", path", "%q must begin with '/'", c.Path)
-		}
-		if c.Status != 0 && (c.Status < 100 || c.Status > 599) {
-			v.fail(at+", status", "%d is not an HTTP status", c.Status)
-		}
+		v.request(at, c)
 	} else {
-		for field, value := range map[string]bool{"host": c.Host != "", "path": c.Path != "", "status": c.Status != 0} {
-			if value {
-				v.fail(at+", "+field, "only http and https checks have one, this is %s", c.Type)
-			}
-		}
-		if c.Body != "" && c.Type != CheckUDP {
-			v.fail(at+", body", "only http, https and udp checks have one, this is %s", c.Type)
+		v.foreign(at+", host", c.Host != "", c, "http and https")
+		v.foreign(at+", path", c.Path != "", c, "http and https")
+		v.foreign(at+", status", c.Status != 0, c, "http and https")
+		v.foreign(at+", body", c.Body != "" && c.Type != CheckUDP, c, "http, https and udp")
+	}
+	v.foreign(at+", send", c.Send != "" && c.Type != CheckUDP, c, "udp")
+}
+
+// foreign refuses a field that belongs to checks of other types.
+func (v *validator) foreign(at string, given bool, c *Check, owners string) {
+	if given {
+		v.fail(at, "only %s checks have one, this is %s", owners, c.Type)
+	}
+}
+
+// request refuses what cannot be written into the head of a request.
+func (v *validator) request(at string, c *Check) {
+	switch _, err := url.ParseRequestURI(c.Path); {
+	case !strings.HasPrefix(c.Path, "/"):
+		v.fail(at+", path", "%q must begin with '/'", c.Path)
+	case strings.Contains(c.Path, " "):
+		v.fail(at+", path", "%q has a space; write %%20", c.Path)
+	case err != nil:
+		v.fail(at+", path", "%q cannot be requested; write %% as %%25 and other special bytes as %% and two hexadecimal digits", c.Path)
+	}
+	if c.Host != "" && !validHost(c.Host) {
+		v.fail(at+", host", "%q is not a host; want a name or an address, such as example.com, 10.0.1.10:8080 or [2001:db8::10]", c.Host)
+	}
+	if c.Status != 0 && (c.Status < 100 || c.Status > 599) {
+		v.fail(at+", status", "%d is not an HTTP status; want 100 to 599, or 0 for any of 200 to 399", c.Status)
+	}
+}
+
+// validHost reports whether host may be the Host header of a request: a name or
+// an address, IPv6 in brackets, and perhaps a port (RFC 9110, section 7.2).
+func validHost(host string) bool {
+	parts := hostShape.FindStringSubmatch(host)
+	if parts == nil {
+		return false
+	}
+	if inBrackets := parts[1]; inBrackets != "" {
+		if addr, err := netip.ParseAddr(inBrackets); err != nil || !addr.Is6() {
+			return false
 		}
 	}
-	if c.Send != "" && c.Type != CheckUDP {
-		v.fail(at+", send", "only udp checks have one, this is %s", c.Type)
+	if port := parts[2]; port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
 	}
+	return true
 }
 
 // checkPort makes sure that a probe has a port to go to.
@@ -251,25 +293,32 @@ func (v *validator) checkPort(at string, c *Check, p *Pool) {
 	}
 }
 
-// address refuses what no packet on the wire may carry as the address of a
-// VIP or of a backend.
 func (v *validator) address(at string, a netip.Addr) {
+	if err := ValidateAddress(a); err != nil {
+		v.fail(at, "%v", err)
+	}
+}
+
+// ValidateAddress refuses what no packet on the wire may carry as the address of
+// a VIP or of a backend. The error reads on from the name of the place.
+func ValidateAddress(a netip.Addr) error {
 	switch {
 	case !a.IsValid():
-		v.fail(at, "is missing")
+		return errors.New("is missing")
 	case a.Is4In6():
-		v.fail(at, "%s is IPv4-mapped; write %s", a, a.Unmap())
+		return fmt.Errorf("%s is IPv4-mapped; write %s", a, a.Unmap())
 	case a.Zone() != "":
-		v.fail(at, "%s has a zone; use an address without one", a)
+		return fmt.Errorf("%s has a zone; use an address without one", a)
 	case a.IsUnspecified():
-		v.fail(at, "%s is the unspecified address", a)
+		return fmt.Errorf("%s is the unspecified address", a)
 	case a.IsMulticast():
-		v.fail(at, "%s is a multicast address", a)
+		return fmt.Errorf("%s is a multicast address", a)
 	case a.IsLoopback():
-		v.fail(at, "%s is a loopback address", a)
+		return fmt.Errorf("%s is a loopback address", a)
 	case a.IsLinkLocalUnicast():
-		v.fail(at, "%s is a link-local address", a)
+		return fmt.Errorf("%s is a link-local address", a)
 	case a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
-		v.fail(at, "%s is a reserved address", a)
+		return fmt.Errorf("%s is a reserved address", a)
 	}
+	return nil
 }

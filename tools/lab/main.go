@@ -43,10 +43,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := run(ctx, &world{in: os.Stdin, out: os.Stdout, err: os.Stderr}, os.Args[1:])
 	stop()
-	var exit *exec.ExitError
+	// The status of a command that `exec` ran is ours; other errors only wrap one.
+	exit, ran := err.(*exec.ExitError)
 	switch {
 	case err == nil:
-	case errors.As(err, &exit) && exit.ExitCode() > 0:
+	case ran && exit.ExitCode() > 0:
 		os.Exit(exit.ExitCode())
 	default:
 		fmt.Fprintln(os.Stderr, "error:", err)

@@ -222,10 +222,12 @@ func (s *story) addServices() error {
 	s.title("Add services through the CLI")
 	s.say("One address of each family on the same backends, which get 1, 2, 3 ... parts of\nthe traffic. IPv4 is forwarded by MAC address (dsr-l2), IPv6 encapsulated (dsr-ipip).")
 	for _, service := range s.services {
+		add := []string{"pool", "add", service.pool}
 		for i, b := range s.lab.Backends {
-			if err := s.steelyard("backend", "add", service.pool, service.backend(b).String(), "--weight", fmt.Sprint(i+1)); err != nil {
-				return err
-			}
+			add = append(add, fmt.Sprintf("%s,weight=%d", service.backend(b), i+1))
+		}
+		if err := s.steelyard(add...); err != nil {
+			return err
 		}
 		if err := s.steelyard("check", "add", service.pool, "http", "--port", "80", "--path", "/healthz",
 			"--interval", "300ms", "--timeout", "200ms", "--rise", "2", "--fall", "2"); err != nil {

@@ -1,0 +1,373 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/steelyard-lb/steelyard/pkg/api"
+	"github.com/steelyard-lb/steelyard/pkg/api/apitest"
+	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// world is a served controller and a client of it.
+type world struct {
+	*apitest.Controller
+	client *api.Client
+	path   string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{Controller: &apitest.Controller{}}
+	w.path = apitest.Serve(t, w.Controller)
+	w.client = api.NewClient(w.path)
+	t.Cleanup(w.client.Close)
+	return w
+}
+
+func (w *world) change(t *testing.T, mutations ...*steelyardv1.Mutation) error {
+	t.Helper()
+	_, err := w.client.Change(t.Context(), &steelyardv1.ChangeRequest{Mutations: mutations, Note: t.Name()})
+	return err
+}
+
+func (w *world) mustChange(t *testing.T, mutations ...*steelyardv1.Mutation) {
+	t.Helper()
+	if err := w.change(t, mutations...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func backends(addresses ...string) []*steelyardv1.BackendFields {
+	var out []*steelyardv1.BackendFields
+	for _, a := range addresses {
+		out = append(out, &steelyardv1.BackendFields{Address: a})
+	}
+	return out
+}
+
+func addVIP(fields *steelyardv1.VIPFields, b ...*steelyardv1.BackendFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddVip{AddVip: &steelyardv1.AddVIP{Vip: fields, Backends: b}}}
+}
+
+func web() *steelyardv1.VIPFields {
+	return &steelyardv1.VIPFields{Name: "web", Address: new("192.0.2.10"), Port: new(uint32(80))}
+}
+
+func setVIP(fields *steelyardv1.VIPFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetVip{SetVip: fields}}
+}
+
+func removeVIP(name string) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemoveVip{RemoveVip: name}}
+}
+
+func addPool(name string, b ...*steelyardv1.BackendFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddPool{AddPool: &steelyardv1.AddPool{
+		Pool: &steelyardv1.PoolFields{Name: name}, Backends: b,
+	}}}
+}
+
+func setPool(fields *steelyardv1.PoolFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetPool{SetPool: fields}}
+}
+
+func removePool(name string) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemovePool{RemovePool: name}}
+}
+
+func addBackend(pool, address string) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddBackend{AddBackend: &steelyardv1.BackendInPool{
+		Pool: pool, Backend: &steelyardv1.BackendFields{Address: address},
+	}}}
+}
+
+func setBackend(pool string, fields *steelyardv1.BackendFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetBackend{SetBackend: &steelyardv1.BackendInPool{Pool: pool, Backend: fields}}}
+}
+
+func removeBackend(pool, address string) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemoveBackend{RemoveBackend: &steelyardv1.BackendInPool{
+		Pool: pool, Backend: &steelyardv1.BackendFields{Address: address},
+	}}}
+}
+
+func addCheck(pool string, fields *steelyardv1.CheckFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddCheck{AddCheck: &steelyardv1.CheckInPool{Pool: pool, Check: fields}}}
+}
+
+func setCheck(pool string, fields *steelyardv1.CheckFields) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetCheck{SetCheck: &steelyardv1.CheckInPool{Pool: pool, Check: fields}}}
+}
+
+func removeCheck(pool, name string) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemoveCheck{RemoveCheck: &steelyardv1.CheckInPool{
+		Pool: pool, Check: &steelyardv1.CheckFields{Name: name},
+	}}}
+}
+
+func TestAddVIPMakesEverything(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t, addVIP(web(), backends("10.0.1.11", "10.0.1.10")...))
+	got, revision, err := w.client.Get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := model.State{
+		VIPs: []model.VIP{{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRIPIP, Pool: "web"}},
+		Pools: []model.Pool{{
+			Name: "web", TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop,
+			Checks: []model.Check{{Name: "tcp", Type: model.CheckTCP, Port: 80, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3}},
+			Backends: []model.Backend{
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 1, State: model.Enabled},
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.11")}, Weight: 1, State: model.Enabled},
+			},
+		}},
+	}
+	if revision != 1 || !reflect.DeepEqual(got, want) {
+		t.Errorf("revision %d, state\n%+v, want\n%+v", revision, got, want)
+	}
+	if notes := w.Notes(); !reflect.DeepEqual(notes, []string{t.Name()}) {
+		t.Errorf("notes %q", notes)
+	}
+}
+
+func TestInlineChecks(t *testing.T) {
+	udp, anyPort := web(), web()
+	udp.Protocol, anyPort.Port = new("udp"), nil
+	for name, row := range map[string]struct {
+		add  *steelyardv1.AddVIP
+		want []string // type:port
+	}{
+		"default of tcp":    {&steelyardv1.AddVIP{Vip: web()}, []string{"tcp:80"}},
+		"default of udp":    {&steelyardv1.AddVIP{Vip: udp}, []string{"icmp:any"}},
+		"default of any":    {&steelyardv1.AddVIP{Vip: anyPort}, []string{"icmp:any"}},
+		"none":              {&steelyardv1.AddVIP{Vip: web(), NoChecks: true}, nil},
+		"the VIP's port":    {&steelyardv1.AddVIP{Vip: web(), Checks: []*steelyardv1.CheckFields{{Type: new("http")}}}, []string{"http:80"}},
+		"a port of its own": {&steelyardv1.AddVIP{Vip: web(), Checks: []*steelyardv1.CheckFields{{Type: new("http"), Port: new(uint32(8080))}}}, []string{"http:8080"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			row.add.Backends = backends("10.0.1.10")
+			w.mustChange(t, &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddVip{AddVip: row.add}})
+			state, _ := w.Desired()
+			var got []string
+			for _, c := range state.Pools[0].Checks {
+				got = append(got, strings.TrimPrefix(model.FormatEndpoint(netip.IPv4Unspecified(), c.Port), "0.0.0.0"))
+				got[len(got)-1] = c.Type.String() + got[len(got)-1]
+			}
+			if !reflect.DeepEqual(got, row.want) {
+				t.Errorf("checks %q, want %q", got, row.want)
+			}
+		})
+	}
+}
+
+func TestSetChangesOnlyWhatIsGiven(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t, addVIP(web(), backends("10.0.1.10", "10.0.1.11")...), addPool("other", backends("10.0.2.10")...))
+	before, _ := w.Desired()
+	want := before.Clone()
+	want.VIPs[0].Mode = model.ModeDSRL2
+	pool, err := want.Pool("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool.OnAllDown = model.OnAllDownReset
+	pool.Backends[0].Weight = 0
+	pool.Backends[1].State = model.Draining
+	pool.Checks[0].Fall = 7
+	w.mustChange(t,
+		setVIP(&steelyardv1.VIPFields{Name: "web", Mode: new("dsr-l2")}),
+		setPool(&steelyardv1.PoolFields{Name: "web", OnAllDown: new("reset")}),
+		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.10", Weight: new(uint32(0))}),
+		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.11", State: new("draining")}),
+		setCheck("web", &steelyardv1.CheckFields{Name: "tcp", Fall: new(uint32(7))}),
+	)
+	if got, _ := w.Desired(); !reflect.DeepEqual(got, want) {
+		t.Errorf("state\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestCheckTypeChangeStartsAfresh(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t,
+		addPool("web", backends("10.0.1.10")...),
+		addCheck("web", &steelyardv1.CheckFields{Name: "c", Type: new("http"), Port: new(uint32(80)), Status: new(uint32(204)), IntervalNanoseconds: new(int64(500 * time.Millisecond))}),
+		setCheck("web", &steelyardv1.CheckFields{Name: "c", Type: new("tcp")}),
+	)
+	state, _ := w.Desired()
+	want := model.Check{Name: "c", Type: model.CheckTCP, Port: 80, Interval: 500 * time.Millisecond, Timeout: 500 * time.Millisecond, Rise: 2, Fall: 3}
+	if got := state.Pools[0].Checks[0]; got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	w.mustChange(t, setCheck("web", &steelyardv1.CheckFields{Name: "c", Type: new("https")}))
+	state, _ = w.Desired()
+	if got := state.Pools[0].Checks[0].Path; got != "/" {
+		t.Errorf("path %q", got)
+	}
+	w.mustChange(t, removeCheck("web", "c"))
+	if state, _ = w.Desired(); len(state.Pools[0].Checks) != 0 {
+		t.Errorf("checks %+v", state.Pools[0].Checks)
+	}
+}
+
+func TestOnlyTheOutcomeIsJudged(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t, addVIP(web(), backends("10.0.1.10")...))
+	w.mustChange(t, removeBackend("web", "10.0.1.10"), addBackend("web", "10.0.1.11"))
+	w.mustChange(t, removePool("web"), removeVIP("web"))
+	if state, revision := w.Desired(); len(state.VIPs)+len(state.Pools) != 0 || revision != 3 {
+		t.Errorf("revision %d: %+v", revision, state)
+	}
+}
+
+func TestChangeErrors(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t, addVIP(web(), backends("10.0.1.10")...), addPool("spare"))
+	before, revision := w.Desired()
+	for name, row := range map[string]struct {
+		mutation *steelyardv1.Mutation
+		code     connect.Code
+		message  []string
+	}{
+		"pool in use": {removePool("web"), connect.CodeFailedPrecondition,
+			[]string{`pool "web" is in use by VIP web`, "steelyard vip remove web"}},
+		"last backend": {removeBackend("web", "10.0.1.10"), connect.CodeFailedPrecondition,
+			[]string{`backend 10.0.1.10 is the last one of pool "web", which is in use by VIP web`, "steelyard backend drain web 10.0.1.10"}},
+		"VIP exists":     {addVIP(web(), backends("10.0.1.9")...), connect.CodeAlreadyExists, []string{`VIP "web" exists already: 192.0.2.10:80/tcp`}},
+		"pool exists":    {addPool("web"), connect.CodeAlreadyExists, []string{`pool "web" exists already`}},
+		"backend exists": {addBackend("web", "10.0.1.10"), connect.CodeAlreadyExists, []string{`backend 10.0.1.10 is in pool "web" already`}},
+		"check exists":   {addCheck("web", &steelyardv1.CheckFields{}), connect.CodeAlreadyExists, []string{`has a check "tcp" already`}},
+		"inline pool exists": {addVIP(&steelyardv1.VIPFields{Name: "spare", Address: new("192.0.2.11")}, backends("10.0.1.9")...), connect.CodeAlreadyExists,
+			[]string{"--pool spare"}},
+		"unknown VIP":          {setVIP(&steelyardv1.VIPFields{Name: "wbe"}), connect.CodeNotFound, []string{`no VIP "wbe"; did you mean web?`}},
+		"unknown pool":         {removePool("wbe"), connect.CodeNotFound, []string{`no pool "wbe"; did you mean web?`}},
+		"unknown pool of VIP":  {setVIP(&steelyardv1.VIPFields{Name: "web", Pool: new("spar")}), connect.CodeNotFound, []string{`no pool "spar"; did you mean spare?`}},
+		"unknown backend":      {removeBackend("web", "10.0.1.12"), connect.CodeNotFound, []string{`no backend "10.0.1.12" in pool "web"; did you mean 10.0.1.10?`}},
+		"unknown check":        {removeCheck("web", "http"), connect.CodeNotFound, []string{`no check "http" in pool "web"`}},
+		"backend without pool": {addBackend("wbe", "10.0.1.12"), connect.CodeNotFound, []string{`did you mean web?`}},
+		"empty pool":           {setVIP(&steelyardv1.VIPFields{Name: "web", Pool: new("spare")}), connect.CodeInvalidArgument, []string{`pool "spare" has no backends`}},
+		"no pool":              {addVIP(&steelyardv1.VIPFields{Name: "x", Address: new("192.0.2.11")}), connect.CodeInvalidArgument, []string{`VIP "x", pool: is missing`}},
+		"bad words, all named": {setVIP(&steelyardv1.VIPFields{Name: "web", Protocol: new("tpc"), Mode: new("nat"), Port: new(uint32(70000))}), connect.CodeInvalidArgument,
+			[]string{"did you mean tcp?", `unknown forwarding mode "nat"`, "70000 is out of range"}},
+		"bad address":    {addBackend("web", "10.0.1"), connect.CodeInvalidArgument, []string{`"10.0.1" is not an address`}},
+		"two violations": {addVIP(&steelyardv1.VIPFields{Name: "x", Address: new("224.0.0.1")}, backends("127.0.0.1")...), connect.CodeInvalidArgument, []string{"multicast", "loopback"}},
+		"zero interval":  {addCheck("web", &steelyardv1.CheckFields{Name: "c", IntervalNanoseconds: new(int64(0)), Port: new(uint32(1))}), connect.CodeInvalidArgument, []string{"interval"}},
+		"nothing":        {&steelyardv1.Mutation{}, connect.CodeInvalidArgument, []string{"empty"}},
+		"nothing in it":  {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddVip{}}, connect.CodeInvalidArgument, []string{"pool: is missing"}},
+		"nothing to set": {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetBackend{}}, connect.CodeNotFound, []string{"no pool"}},
+		"nothing to add": {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddPool{}}, connect.CodeInvalidArgument, []string{"is not a name"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := w.change(t, row.mutation)
+			var answer *api.Error
+			if !errors.As(err, &answer) || answer.Code != row.code {
+				t.Fatalf("error %v, want code %v", err, row.code)
+			}
+			for _, part := range row.message {
+				if !strings.Contains(answer.Message, part) {
+					t.Errorf("message %q lacks %q", answer.Message, part)
+				}
+			}
+		})
+	}
+	if after, now := w.Desired(); now != revision || !reflect.DeepEqual(after, before) {
+		t.Errorf("errors changed revision %d to %d, state\n%+v to\n%+v", revision, now, before, after)
+	}
+}
+
+func TestAllOrNothing(t *testing.T) {
+	w := newWorld(t)
+	if err := w.change(t, addPool("a", backends("10.0.1.1")...), addPool("a")); err == nil {
+		t.Fatal("the second mutation must fail")
+	}
+	if state, revision := w.Desired(); revision != 0 || len(state.Pools) != 0 {
+		t.Errorf("revision %d, pools %+v", revision, state.Pools)
+	}
+	w.mustChange(t, addPool("a", backends("10.0.1.1")...)) // the control
+	if err := w.change(t); err == nil || !strings.Contains(err.Error(), "nothing to change") {
+		t.Errorf("no mutations: %v", err)
+	}
+}
+
+func TestRevisionConflict(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t, addPool("a"))
+	request := &steelyardv1.ChangeRequest{ExpectedRevision: 7, Mutations: []*steelyardv1.Mutation{addPool("b")}}
+	_, err := w.client.Change(t.Context(), request)
+	var answer *api.Error
+	if !errors.As(err, &answer) || answer.Code != connect.CodeAborted || !strings.Contains(answer.Message, "at revision 1, not 7") {
+		t.Fatalf("error %v", err)
+	}
+	request.ExpectedRevision = 1
+	if revision, err := w.client.Change(t.Context(), request); err != nil || revision != 2 {
+		t.Errorf("revision %d, error %v", revision, err)
+	}
+}
+
+func TestStatusComesThroughWhole(t *testing.T) {
+	w := newWorld(t)
+	w.mustChange(t, addVIP(web(), backends("10.0.1.10")...))
+	now := time.Unix(1_700_000_000, 123)
+	var want model.Status
+	w.Observe(func(s *model.Status) {
+		s.Version, s.Started, s.Applied, s.Error = "1.2.3", now, 0, "no room"
+		s.Interfaces = []model.InterfaceStatus{{Name: "eth1", Mode: "generic", Warning: "slow"}}
+		s.VIPs[0].Available, s.VIPs[0].Counters = true, model.Counters{Packets: 1, Bytes: 2, Connections: 3}
+		b := &s.Pools[0].Backends[0]
+		b.Health, b.Since, b.Slots = model.HealthDown, now, 9
+		b.NextHop = model.NextHop{Interface: "eth1", VLAN: 7, MAC: "02:00:00:00:00:01", Problem: "p"}
+		b.Counters = model.Counters{Packets: 4, Bytes: 5, Connections: 6}
+		b.Checks = []model.CheckStatus{{Name: "tcp", Health: model.HealthDown, Result: "L4CON", Detail: "connection refused",
+			Since: now, Checked: now.Add(time.Second), Duration: time.Millisecond, Reason: "3 failed"}}
+		s.Reasons = []model.Reason{{Name: "drop_fragment", Packets: 8}}
+		s.Maps = []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}}
+		want = *s
+	})
+	got, err := w.client.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("status\n%+v, want\n%+v", got, want)
+	}
+}
+
+func TestPlainJSON(t *testing.T) {
+	w := newWorld(t)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", w.path)
+	}}}
+	post := func(method, body string) (int, string) {
+		response, err := client.Post("http://steelyard/steelyard.v1.Steelyard/"+method, "application/json", bytes.NewBufferString(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response.StatusCode, string(text)
+	}
+	code, body := post("Change", `{"mutations": [{"add_vip": {"vip": {"name": "web", "address": "2001:db8::1", "port": 80}, "backends": [{"address": "2001:db8:1::1"}]}}]}`)
+	if code != http.StatusOK || !strings.Contains(body, `"revision":"1"`) {
+		t.Errorf("%d %s", code, body)
+	}
+	if code, body = post("Change", `{"mutations": [{"remove_vip": "wbe"}]}`); code != http.StatusNotFound || !strings.Contains(body, "did you mean web?") {
+		t.Errorf("%d %s", code, body)
+	}
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"time"
+
+	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// decoder turns what a daemon answered into the words of pkg/model. A daemon that
+// is newer than the client may answer with words that the client does not know;
+// the first of them is kept as the error.
+type decoder struct{ err error }
+
+func (d *decoder) fail(err error) {
+	if d.err == nil && err != nil {
+		d.err = fmt.Errorf("the daemon's answer is not understood: %w; is it of another version than this program?", err)
+	}
+}
+
+func decodeWord[T any](d *decoder, s string, parse func(string) (T, error)) T {
+	value, err := parse(s)
+	d.fail(err)
+	return value
+}
+
+func (d *decoder) port(n uint32) uint16 {
+	if n > math.MaxUint16 {
+		d.fail(fmt.Errorf("port %d", n))
+	}
+	return uint16(n)
+}
+
+func decodeTime(nanoseconds int64) time.Time {
+	if nanoseconds == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, nanoseconds)
+}
+
+func parseHealth(s string) (model.Health, error) {
+	for _, h := range []model.Health{model.HealthUnknown, model.HealthUp, model.HealthDown} {
+		if s == h.String() {
+			return h, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown health %q", s)
+}
+
+func decodeState(r *steelyardv1.GetResponse) (model.State, uint64, error) {
+	d := &decoder{}
+	s := model.State{VIPs: list(r.Vips, d.vip), Pools: list(r.Pools, d.pool)}
+	return s, r.Revision, d.err
+}
+
+func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
+	return model.VIP{
+		Name: v.GetName(), Address: decodeWord(d, v.GetAddress(), netip.ParseAddr),
+		Protocol: decodeWord(d, v.GetProtocol(), model.ParseProtocol), Port: d.port(v.GetPort()),
+		Mode: decodeWord(d, v.GetMode(), model.ParseMode), Pool: v.GetPool(),
+	}
+}
+
+func (d *decoder) pool(p *steelyardv1.Pool) model.Pool {
+	return model.Pool{
+		Name: p.Name, TableSize: p.TableSize, OnAllDown: decodeWord(d, p.OnAllDown, model.ParseOnAllDown),
+		Checks: list(p.Checks, d.check), Backends: list(p.Backends, d.backend),
+	}
+}
+
+func (d *decoder) backend(b *steelyardv1.Backend) model.Backend {
+	return model.Backend{
+		BackendID: model.BackendID{Address: decodeWord(d, b.GetAddress(), netip.ParseAddr), Port: d.port(b.GetPort())},
+		Weight:    b.GetWeight(),
+		State:     decodeWord(d, b.GetState(), model.ParseAdminState),
+	}
+}
+
+func (d *decoder) check(c *steelyardv1.Check) model.Check {
+	return model.Check{
+		Name: c.Name, Type: decodeWord(d, c.Type, model.ParseCheckType), Port: d.port(c.Port),
+		Interval: time.Duration(c.IntervalNanoseconds), Timeout: time.Duration(c.TimeoutNanoseconds),
+		Rise: c.Rise, Fall: c.Fall, Jitter: c.Jitter,
+		Host: c.Host, Path: c.Path, Status: c.Status, Body: c.Body, Send: c.Send,
+	}
+}
+
+func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
+	d := &decoder{}
+	s := model.Status{
+		Version: r.Version, Started: decodeTime(r.StartedUnixNanoseconds),
+		Revision: r.Revision, Applied: r.Applied, Error: r.Error,
+		Interfaces: list(r.Interfaces, func(i *steelyardv1.InterfaceStatus) model.InterfaceStatus {
+			return model.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
+		}),
+		VIPs: list(r.Vips, func(v *steelyardv1.VIPStatus) model.VIPStatus {
+			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, Counters: decodeCounters(v.Counters)}
+		}),
+		Pools: list(r.Pools, func(p *steelyardv1.PoolStatus) model.PoolStatus {
+			return model.PoolStatus{
+				Name: p.Name, TableSize: p.TableSize, OnAllDown: decodeWord(d, p.OnAllDown, model.ParseOnAllDown),
+				Backends: list(p.Backends, d.backendStatus),
+			}
+		}),
+		Reasons: list(r.Reasons, func(r *steelyardv1.Reason) model.Reason {
+			return model.Reason{Name: r.Name, Packets: r.Packets}
+		}),
+		Maps: list(r.Maps, func(m *steelyardv1.MapUse) model.MapUse {
+			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
+		}),
+	}
+	return s, d.err
+}
+
+func decodeCounters(c *steelyardv1.Counters) model.Counters {
+	return model.Counters{Packets: c.GetPackets(), Bytes: c.GetBytes(), Connections: c.GetConnections()}
+}
+
+func (d *decoder) backendStatus(b *steelyardv1.BackendStatus) model.BackendStatus {
+	hop := b.GetNextHop()
+	if hop.GetVlan() > math.MaxUint16 {
+		d.fail(errors.New("a VLAN tag is out of range"))
+	}
+	return model.BackendStatus{
+		Backend: d.backend(b.Backend), Health: decodeWord(d, b.Health, parseHealth), Since: decodeTime(b.SinceUnixNanoseconds),
+		Checks:   list(b.Checks, d.checkStatus),
+		Slots:    b.Slots,
+		NextHop:  model.NextHop{Interface: hop.GetInterface(), VLAN: uint16(hop.GetVlan()), MAC: hop.GetMac(), Problem: hop.GetProblem()},
+		Counters: decodeCounters(b.Counters),
+	}
+}
+
+func (d *decoder) checkStatus(c *steelyardv1.CheckStatus) model.CheckStatus {
+	return model.CheckStatus{
+		Name: c.Name, Health: decodeWord(d, c.Health, parseHealth), Result: c.Result, Detail: c.Detail, Reason: c.Reason,
+		Since: decodeTime(c.SinceUnixNanoseconds), Checked: decodeTime(c.CheckedUnixNanoseconds),
+		Duration: time.Duration(c.DurationNanoseconds),
+	}
+}

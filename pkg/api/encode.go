@@ -1,0 +1,110 @@
+package api
+
+import (
+	"time"
+
+	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// list converts every element.
+func list[From, To any](from []From, convert func(From) To) []To {
+	var to []To
+	for _, v := range from {
+		to = append(to, convert(v))
+	}
+	return to
+}
+
+func encodeTime(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+func encodeState(s model.State, revision uint64) *steelyardv1.GetResponse {
+	return &steelyardv1.GetResponse{
+		Revision: revision,
+		Vips:     list(s.VIPs, encodeVIP),
+		Pools:    list(s.Pools, encodePool),
+	}
+}
+
+func encodeVIP(v model.VIP) *steelyardv1.VIP {
+	return &steelyardv1.VIP{
+		Name: v.Name, Address: v.Address.String(), Protocol: v.Protocol.String(), Port: uint32(v.Port),
+		Mode: v.Mode.String(), Pool: v.Pool,
+	}
+}
+
+func encodePool(p model.Pool) *steelyardv1.Pool {
+	return &steelyardv1.Pool{
+		Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(),
+		Checks: list(p.Checks, encodeCheck), Backends: list(p.Backends, encodeBackend),
+	}
+}
+
+func encodeBackend(b model.Backend) *steelyardv1.Backend {
+	return &steelyardv1.Backend{
+		Address: b.Address.String(), Port: uint32(b.Port), Weight: b.Weight, State: b.State.String(),
+	}
+}
+
+func encodeCheck(c model.Check) *steelyardv1.Check {
+	return &steelyardv1.Check{
+		Name: c.Name, Type: c.Type.String(), Port: uint32(c.Port),
+		IntervalNanoseconds: int64(c.Interval), TimeoutNanoseconds: int64(c.Timeout),
+		Rise: c.Rise, Fall: c.Fall, Jitter: c.Jitter,
+		Host: c.Host, Path: c.Path, Status: c.Status, Body: c.Body, Send: c.Send,
+	}
+}
+
+func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
+	return &steelyardv1.StatusResponse{
+		Version: s.Version, StartedUnixNanoseconds: encodeTime(s.Started),
+		Revision: s.Revision, Applied: s.Applied, Error: s.Error,
+		Interfaces: list(s.Interfaces, func(i model.InterfaceStatus) *steelyardv1.InterfaceStatus {
+			return &steelyardv1.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
+		}),
+		Vips: list(s.VIPs, func(v model.VIPStatus) *steelyardv1.VIPStatus {
+			return &steelyardv1.VIPStatus{Vip: encodeVIP(v.VIP), Available: v.Available, Counters: encodeCounters(v.Counters)}
+		}),
+		Pools: list(s.Pools, func(p model.PoolStatus) *steelyardv1.PoolStatus {
+			return &steelyardv1.PoolStatus{
+				Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(),
+				Backends: list(p.Backends, encodeBackendStatus),
+			}
+		}),
+		Reasons: list(s.Reasons, func(r model.Reason) *steelyardv1.Reason {
+			return &steelyardv1.Reason{Name: r.Name, Packets: r.Packets}
+		}),
+		Maps: list(s.Maps, func(m model.MapUse) *steelyardv1.MapUse {
+			return &steelyardv1.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
+		}),
+	}
+}
+
+func encodeCounters(c model.Counters) *steelyardv1.Counters {
+	return &steelyardv1.Counters{Packets: c.Packets, Bytes: c.Bytes, Connections: c.Connections}
+}
+
+func encodeBackendStatus(b model.BackendStatus) *steelyardv1.BackendStatus {
+	return &steelyardv1.BackendStatus{
+		Backend: encodeBackend(b.Backend), Health: b.Health.String(), SinceUnixNanoseconds: encodeTime(b.Since),
+		Checks: list(b.Checks, encodeCheckStatus),
+		Slots:  b.Slots,
+		NextHop: &steelyardv1.NextHop{
+			Interface: b.NextHop.Interface, Vlan: uint32(b.NextHop.VLAN), Mac: b.NextHop.MAC, Problem: b.NextHop.Problem,
+		},
+		Counters: encodeCounters(b.Counters),
+	}
+}
+
+func encodeCheckStatus(c model.CheckStatus) *steelyardv1.CheckStatus {
+	return &steelyardv1.CheckStatus{
+		Name: c.Name, Health: c.Health.String(), Result: c.Result, Detail: c.Detail, Reason: c.Reason,
+		SinceUnixNanoseconds: encodeTime(c.Since), CheckedUnixNanoseconds: encodeTime(c.Checked),
+		DurationNanoseconds: int64(c.Duration),
+	}
+}

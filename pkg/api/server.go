@@ -1,0 +1,47 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"connectrpc.com/connect"
+
+	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
+	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1/steelyardv1connect"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// maxRequest bounds a request, in bytes: a change of a pool as large as pools get
+// fits in it.
+const maxRequest = 8 << 20
+
+// NewHandler returns the API over a controller and the path to serve it at, as
+// [http.ServeMux.Handle] takes them.
+func NewHandler(c Controller) (string, http.Handler) {
+	return steelyardv1connect.NewSteelyardHandler(&server{c}, connect.WithReadMaxBytes(maxRequest))
+}
+
+type server struct{ controller Controller }
+
+func (s *server) Get(context.Context, *steelyardv1.GetRequest) (*steelyardv1.GetResponse, error) {
+	state, revision := s.controller.Desired()
+	return encodeState(state, revision), nil
+}
+
+func (s *server) Change(ctx context.Context, request *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error) {
+	revision, err := s.controller.Change(ctx, request.ExpectedRevision, request.Note, func(state *model.State) error {
+		return mutate(state, request.Mutations)
+	})
+	if err != nil {
+		return nil, encodeError(err)
+	}
+	return &steelyardv1.ChangeResponse{Revision: revision}, nil
+}
+
+func (s *server) Status(ctx context.Context, _ *steelyardv1.StatusRequest) (*steelyardv1.StatusResponse, error) {
+	status, err := s.controller.Status(ctx)
+	if err != nil {
+		return nil, encodeError(err)
+	}
+	return encodeStatus(status), nil
+}

@@ -1,0 +1,167 @@
+package metrics
+
+import (
+	"runtime"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// snapshot is one status as a collector.
+type snapshot struct {
+	status  model.Status
+	version string
+}
+
+// Describe sends nothing: which series there are depends on the status.
+func (s snapshot) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements [prometheus.Collector].
+func (s snapshot) Collect(ch chan<- prometheus.Metric) {
+	e := emitter{ch}
+	s.node(e)
+	s.vips(e)
+	s.pools(e)
+	s.checks(e)
+	s.dataplane(e)
+}
+
+// emitter sends metrics.
+type emitter struct{ ch chan<- prometheus.Metric }
+
+// series adds one sample to a family, with a value for each of its labels.
+type series func(value float64, labels ...string)
+
+func (e emitter) counter(name, help string, labels ...string) series {
+	return e.family(prometheus.CounterValue, name, help, labels)
+}
+
+func (e emitter) gauge(name, help string, labels ...string) series {
+	return e.family(prometheus.GaugeValue, name, help, labels)
+}
+
+func (e emitter) family(kind prometheus.ValueType, name, help string, labels []string) series {
+	desc := prometheus.NewDesc("steelyard_"+name, help, labels, nil)
+	return func(value float64, values ...string) {
+		metric, err := prometheus.NewConstMetric(desc, kind, value, values...)
+		if err != nil {
+			metric = prometheus.NewInvalidMetric(desc, err)
+		}
+		e.ch <- metric
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (s snapshot) node(e emitter) {
+	e.gauge("build_info", "Always 1; its labels say what is running.", "version", "goversion")(1, s.version, runtime.Version())
+	if !s.status.Started.IsZero() {
+		e.gauge("start_time_seconds", "When the daemon started, in seconds since 1970.")(float64(s.status.Started.UnixNano()) / 1e9)
+	}
+	e.gauge("desired_revision", "Revision of the desired state.")(float64(s.status.Revision))
+	e.gauge("applied_revision", "Revision that the data plane has.")(float64(s.status.Applied))
+	e.gauge("apply_error", "1 while the data plane cannot be brought to the desired state.")(number(s.status.Error != ""))
+	attached := e.gauge("interface_attached", "Always 1; the interfaces that the program is attached to, and how (native or generic).", "interface", "mode")
+	for _, i := range s.status.Interfaces {
+		attached(1, i.Name, i.Mode)
+	}
+}
+
+func (s snapshot) vips(e emitter) {
+	labels := []string{"vip", "address", "port", "protocol"}
+	packets := e.counter("vip_packets_total", "Packets forwarded for a VIP.", labels...)
+	bytes := e.counter("vip_bytes_total", "Bytes forwarded for a VIP, from the IP header on, before any encapsulation.", labels...)
+	connections := e.counter("vip_connections_total", "Connections opened to a VIP: TCP SYNs forwarded.", labels...)
+	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", labels...)
+	info := e.gauge("vip_info", "Always 1; how a VIP is forwarded, and the pool that serves it.", append(labels, "mode", "pool")...)
+	for _, v := range s.status.VIPs {
+		port := "any"
+		if v.Port != 0 {
+			port = strconv.Itoa(int(v.Port))
+		}
+		values := []string{v.Name, v.Address.String(), port, v.Protocol.String()}
+		packets(float64(v.Packets), values...)
+		bytes(float64(v.Bytes), values...)
+		connections(float64(v.Connections), values...)
+		available(number(v.Available), values...)
+		info(1, append(values, v.Mode.String(), v.Pool)...)
+	}
+}
+
+func (s snapshot) pools(e emitter) {
+	packets := e.counter("backend_packets_total", "Packets forwarded to a backend.", "pool", "backend")
+	bytes := e.counter("backend_bytes_total", "Bytes forwarded to a backend, from the IP header on, before any encapsulation.", "pool", "backend")
+	connections := e.counter("backend_connections_total", "Connections opened to a backend: TCP SYNs forwarded.", "pool", "backend")
+	up := e.gauge("backend_up", "1 while all checks of a backend pass.", "pool", "backend")
+	health := e.gauge("backend_health", "1 for the health that a backend has, 0 for the others.", "pool", "backend", "health")
+	state := e.gauge("backend_state", "1 for the administrative state that a backend has, 0 for the others.", "pool", "backend", "state")
+	weight := e.gauge("backend_weight", "Weight of a backend.", "pool", "backend")
+	slots := e.gauge("backend_slots", "Slots that a backend owns in its pool's table.", "pool", "backend")
+	resolved := e.gauge("backend_resolved", "1 while the next hop to a backend is known.", "pool", "backend")
+	size := e.gauge("pool_slots", "Slots of a pool's table.", "pool")
+	for _, p := range s.status.Pools {
+		size(float64(p.TableSize), p.Name)
+		for _, b := range p.Backends {
+			id := b.String()
+			packets(float64(b.Packets), p.Name, id)
+			bytes(float64(b.Bytes), p.Name, id)
+			connections(float64(b.Connections), p.Name, id)
+			up(number(b.Health == model.HealthUp), p.Name, id)
+			for _, h := range []model.Health{model.HealthUnknown, model.HealthUp, model.HealthDown} {
+				health(number(b.Health == h), p.Name, id, h.String())
+			}
+			for _, a := range []model.AdminState{model.Enabled, model.Draining, model.Disabled} {
+				state(number(b.State == a), p.Name, id, a.String())
+			}
+			weight(float64(b.Weight), p.Name, id)
+			slots(float64(b.Slots), p.Name, id)
+			resolved(number(b.NextHop.MAC != ""), p.Name, id)
+		}
+	}
+}
+
+func (s snapshot) checks(e emitter) {
+	up := e.gauge("check_up", "1 while a check of a backend passes.", "pool", "backend", "check")
+	duration := e.gauge("check_duration_seconds", "How long the last probe took.", "pool", "backend", "check")
+	result := e.gauge("check_result", "Always 1; the result of the last probe in HAProxy's words.", "pool", "backend", "check", "result")
+	probed := e.gauge("check_last_probe_timestamp_seconds", "When the last probe ended, in seconds since 1970.", "pool", "backend", "check")
+	changed := e.gauge("check_last_change_timestamp_seconds", "When the health last changed, in seconds since 1970.", "pool", "backend", "check")
+	for _, p := range s.status.Pools {
+		for _, b := range p.Backends {
+			for _, c := range b.Checks {
+				values := []string{p.Name, b.String(), c.Name}
+				up(number(c.Health == model.HealthUp), values...)
+				if !c.Since.IsZero() {
+					changed(float64(c.Since.UnixNano())/1e9, values...)
+				}
+				if !c.Checked.IsZero() {
+					duration(c.Duration.Seconds(), values...)
+					probed(float64(c.Checked.UnixNano())/1e9, values...)
+					result(1, append(values, c.Result)...)
+				}
+			}
+		}
+	}
+}
+
+func (s snapshot) dataplane(e emitter) {
+	exits := e.counter("exits_total", "Packets by the way they left the program: pass_*, tx_*, redirect_* or drop_*.", "reason")
+	for _, r := range s.status.Reasons {
+		exits(float64(r.Packets), r.Name)
+	}
+	entries := e.gauge("map_entries", "Entries of a map of the data plane that are in use.", "map")
+	capacity := e.gauge("map_capacity", "Entries that a map of the data plane has room for.", "map")
+	bytes := e.gauge("map_bytes", "Memory of a map of the data plane.", "map")
+	for _, m := range s.status.Maps {
+		entries(float64(m.Used), m.Name)
+		capacity(float64(m.Capacity), m.Name)
+		bytes(float64(m.Bytes), m.Name)
+	}
+}
