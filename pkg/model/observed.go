@@ -49,6 +49,7 @@ type Status struct {
 	Pools      []PoolStatus
 	// Reasons counts every way out of the packet path, in a fixed order.
 	Reasons []Reason
+	Flows   FlowTable
 	Maps    []MapUse
 }
 
@@ -66,6 +67,10 @@ type VIPStatus struct {
 	VIP
 	// Available while at least one backend takes new flows.
 	Available bool
+	// InFlux while flows may be on the pool that the VIP had before.
+	InFlux bool
+	// Flows that the flow table holds.
+	Flows uint64
 	Counters
 }
 
@@ -74,7 +79,9 @@ type PoolStatus struct {
 	Name      string
 	TableSize uint32
 	OnAllDown OnAllDown
-	Backends  []BackendStatus
+	// SlotsInFlux of TableSize.
+	SlotsInFlux uint32
+	Backends    []BackendStatus
 }
 
 // BackendStatus is a backend with everything known of it.
@@ -85,7 +92,12 @@ type BackendStatus struct {
 	Since  time.Time
 	Checks []CheckStatus
 	// Slots it owns in its pool's table.
-	Slots   uint32
+	Slots uint32
+	// Flows that the flow table holds. While slots are settled it holds none.
+	Flows uint64
+	// KeepsFlows while it gets packets of the flows that it has; Named while
+	// flows of it may be alive that the flow table has not seen yet.
+	KeepsFlows, Named bool
 	NextHop NextHop
 	Counters
 }
@@ -115,6 +127,21 @@ type NextHop struct {
 	MAC string
 	// Problem says why it cannot be reached, or is empty.
 	Problem string
+}
+
+// FlowTable is what the last sweep found, and what happened since the start.
+type FlowTable struct {
+	// Live entries of Capacity.
+	Live, Capacity uint64
+	SlotsInFlux    uint64
+	// Sweeps so far; the last one looked at Entries in Took of processor time.
+	Sweeps, Entries uint64
+	Took            time.Duration
+	// Remembered counts new entries; Evicted those that gave way although
+	// their flow could be found again. EvictedConnections and Unremembered
+	// count flows that may break at the next change: alarms.
+	Remembered, Evicted              uint64
+	EvictedConnections, Unremembered uint64
 }
 
 // Reason is one way out of the packet path with its count of packets.

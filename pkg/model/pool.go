@@ -134,6 +134,19 @@ type Backend struct {
 	// [MaxWeight]; 0 means no new flows.
 	Weight uint32
 	State  AdminState
+	// Drain says how a [Draining] backend ends; zero for all others.
+	Drain Drain
+}
+
+// Drain says when draining ends and what then becomes of the backend. It ends when
+// no flow is left, at the latest at the deadline.
+type Drain struct {
+	// Since is when it began.
+	Since time.Time
+	// Deadline is when flows that are left are given up, zero for never.
+	Deadline time.Time
+	// Remove takes the backend out of its pool in the end, instead of disabling it.
+	Remove bool
 }
 
 // Pool is a named set of backends that share one Maglev table and one set of checks.

@@ -191,6 +191,9 @@ func (v *validator) backend(at string, b *Backend) {
 	if b.State < Enabled || b.State > Disabled {
 		v.fail(at+", state", "want enabled, draining or disabled")
 	}
+	if b.State != Draining && b.Drain != (Drain{}) {
+		v.fail(at+", drain", "only a draining backend has one, this is %s", b.State)
+	}
 }
 
 func (v *validator) check(at string, c *Check) {
