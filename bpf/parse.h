@@ -194,6 +194,9 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
 	pkt->ttl = ip->hop_limit;
 	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 	pkt->l4 = pkt->l3 + sizeof(*ip);
+	/* A mapped address on the wire is not the IPv4 address (RFC 4038, 4.2). */
+	if (is_mapped(&pkt->destination))
+		return PARSED_OTHER;
 	if (ip->version != 6)
 		return PARSED_MALFORMED;
 	if (!complete(ctx, pkt))

@@ -55,6 +55,11 @@ step __be32 unmap_ipv4(const struct address *a)
 	return a->word[1] >> 32;
 }
 
+step bool is_mapped(const struct address *a)
+{
+	return !a->word[0] && (u32)a->word[1] == MAPPED_IPV4;
+}
+
 step struct address load_ipv6(const struct in6_addr *addr)
 {
 	struct address a;

@@ -365,21 +365,22 @@ func TestBackendHost(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	b.must(t, "backend --vip 192.0.2.10 --no-decap")
+	b.must(t, "backend --vip 192.0.2.10 --no-decap -i eth0")
 	if got.Decap || len(got.VIPs) != 1 {
 		t.Errorf("%+v", got)
 	}
 	for line, want := range map[string]string{
-		"backend --balancer 10.0.0.1":                             "--vip ADDRESS",
-		"backend --vip 192.0.2.10":                                "--balancer ADDRESS",
-		"backend --vip 192.0.2.10 --balancer 10.0.0.1":            "--interface NAME",
-		"backend --vip web --no-decap":                            `--vip "web" is not an address`,
-		"backend --vip 192.0.2.10 --balancer 10.0.0.1/24 -i eth0": "write 10.0.0.0/24, or 10.0.0.1",
-		"backend --vip 192.0.2.10 --balancer 10.0.0 -i eth0":      "neither an address nor a prefix",
-		"backend list --vip 192.0.2.10":                           "unknown flag --vip",
-		"backend --vip 192.0.2.10 --no-decap --xdp-mode fast":     "want auto, native or generic",
-		"backend --vip 192.0.2.10 --interface":                    "flag needs an argument",
-		"backend hots --vip 192.0.2.10 --interface":               `unknown command "steelyard backend hots"`,
+		"backend --balancer 10.0.0.1":                                 "--vip ADDRESS",
+		"backend --vip 192.0.2.10":                                    "--balancer ADDRESS",
+		"backend --vip 192.0.2.10 --balancer 10.0.0.1":                "--interface NAME",
+		"backend --vip 192.0.2.10 --no-decap":                         "--interface NAME",
+		"backend --vip web --no-decap -i eth0":                        `--vip "web" is not an address`,
+		"backend --vip 192.0.2.10 --balancer 10.0.0.1/24 -i eth0":     "write 10.0.0.0/24, or 10.0.0.1",
+		"backend --vip 192.0.2.10 --balancer 10.0.0 -i eth0":          "neither an address nor a prefix",
+		"backend list --vip 192.0.2.10":                               "unknown flag --vip",
+		"backend --vip 192.0.2.10 --no-decap -i eth0 --xdp-mode fast": "want auto, native or generic",
+		"backend --vip 192.0.2.10 --interface":                        "flag needs an argument",
+		"backend hots --vip 192.0.2.10 --interface":                   `unknown command "steelyard backend hots"`,
 	} {
 		if _, errs, exit := b.run(strings.Fields(line)...); exit == 0 || !strings.Contains(errs, want) {
 			t.Errorf("%s: exit %d, %q lacks %q", line, exit, errs, want)

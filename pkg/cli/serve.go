@@ -71,7 +71,7 @@ type BackendOptions struct {
 	VIPs []netip.Addr
 	// Balancers are where encapsulated packets are taken from.
 	Balancers []netip.Prefix
-	// Interfaces that they arrive on.
+	// Interfaces that packets for the VIPs arrive on.
 	Interfaces []string
 	// Decap: take packets out of IPIP, rather than leave that to the kernel.
 	Decap bool
@@ -113,8 +113,8 @@ changes and undoes it at the end.`
 			return usage(cmd, "say which addresses to take: --vip ADDRESS")
 		case o.Decap && len(balancers) == 0:
 			return usage(cmd, "say whose packets to take out of IPIP: --balancer ADDRESS (or --no-decap)")
-		case o.Decap && len(interfaces) == 0:
-			return usage(cmd, "say where encapsulated packets arrive: --interface NAME (or --no-decap)")
+		case len(interfaces) == 0:
+			return usage(cmd, "say where packets for the VIPs arrive: --interface NAME")
 		}
 		if err := o.parse(vips, balancers); err != nil {
 			return err

@@ -123,7 +123,7 @@ type Log struct {
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
-		Limits:  Limits{VIPs: 1024, Pools: 64, Backends: 4096, Slots: 4 << 20},
+		Limits:  Limits{VIPs: 1024, Pools: 64, Backends: 4096, Slots: 64 * 65552},
 		API:     API{Socket: "/run/steelyard/api.sock"},
 		Metrics: Metrics{Listen: "127.0.0.1:9464"},
 		Store:   "/var/lib/steelyard/state.db",

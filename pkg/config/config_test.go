@@ -21,8 +21,8 @@ func TestReferenceFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"eth1", "eth2"}; !slices.Equal(c.Interfaces, want) {
-		t.Errorf("interfaces are %v, want %v", c.Interfaces, want)
+	if len(c.Interfaces) > 0 {
+		t.Errorf("interfaces are %v: those of the reference file come on top of --interface", c.Interfaces)
 	}
 	c.Interfaces = nil
 	if !reflect.DeepEqual(c, Default()) {

@@ -20,10 +20,14 @@ func restoreHealth(s *store.Store, c *health.Checker) error {
 	if err != nil {
 		return err
 	}
+	now := time.Now()
 	last := make(map[health.Key]model.CheckStatus, len(all))
 	for _, h := range all {
 		last[health.Key{Pool: h.Pool, Backend: h.Backend, Check: h.Check}] = model.CheckStatus{
 			Name: h.Check, Health: h.Health, Since: h.Since, Result: h.Result, Detail: h.Detail, Reason: h.Reason,
+			// As if checks had gone on: one probe that fails after a restart is
+			// one probe that fails.
+			Checked: now,
 		}
 	}
 	c.Restore(last)

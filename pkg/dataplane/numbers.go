@@ -57,7 +57,7 @@ func (n *numbers) newPlace(p *forwarding.Pool) (*place, error) {
 	}
 	lines, err := n.lines.take((p.Slots + slotsPerLine - 1) / slotsPerLine)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (in units of %d slots)", err, slotsPerLine)
 	}
 	backends, err := n.backends.take(ceilPowerOfTwo(max(minPlace, uint32(len(p.Backends)))))
 	if err != nil {

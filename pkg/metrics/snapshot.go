@@ -76,9 +76,9 @@ func (s snapshot) node(e emitter) {
 
 func (s snapshot) vips(e emitter) {
 	labels := []string{"vip", "address", "port", "protocol"}
-	packets := e.counter("vip_packets_total", "Packets forwarded for a VIP.", labels...)
-	bytes := e.counter("vip_bytes_total", "Bytes forwarded for a VIP, from the IP header on, before any encapsulation.", labels...)
-	connections := e.counter("vip_connections_total", "Connections opened to a VIP: TCP SYNs forwarded.", labels...)
+	packets := e.counter("vip_packets_total", "Packets that arrived for a VIP, dropped ones included.", labels...)
+	bytes := e.counter("vip_bytes_total", "Bytes that arrived for a VIP, from the IP header on, before any encapsulation.", labels...)
+	connections := e.counter("vip_connections_total", "Connections asked for of a VIP: TCP SYNs.", labels...)
 	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", labels...)
 	info := e.gauge("vip_info", "Always 1; how a VIP is forwarded, and the pool that serves it.", append(labels, "mode", "pool")...)
 	for _, v := range s.status.VIPs {
