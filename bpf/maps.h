@@ -180,6 +180,19 @@ struct {
 	__type(value, struct control);
 } control SEC(".maps");
 
+/* The control plane's ledger of numbers. Packets never read it; it lives and dies with the maps. */
+struct ledger_page {
+	u64 word[512];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct ledger_page);
+} ledger SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);

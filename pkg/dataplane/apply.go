@@ -62,6 +62,11 @@ func (p *Plane) Apply(state forwarding.State) error {
 	if err := p.prepare(next, &state); err != nil {
 		return err
 	}
+	if p.renumbers(next) {
+		if err := p.record(next); err != nil {
+			return err
+		}
+	}
 	p.epoch++
 	p.commitNumbers(next, &state)
 	p.writeBackends(next, &state)
@@ -149,6 +154,22 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		planned.prior = nil
 	}
 	return planned, nil
+}
+
+// renumbers reports whether a plan changes what the ledger says.
+func (p *Plane) renumbers(next *planned) bool {
+	for name, at := range next.places {
+		if p.applied.places[name] != at || len(next.owners[at]) != len(at.owners) {
+			return true
+		}
+	}
+	for name, v := range next.vips {
+		was := p.applied.vips[name]
+		if was == nil || was.place != v.place || was.prior != v.prior {
+			return true
+		}
+	}
+	return len(next.places) != len(p.applied.places) || len(next.vips) != len(p.applied.vips)
 }
 
 // prepare does what may fail before the first packet sees a difference.

@@ -1,9 +1,12 @@
 package dataplane
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -29,26 +32,38 @@ type attachment struct {
 	link link.Link
 	mode string
 	warn string
+	// fresh: this Plane pinned it.
+	fresh bool
 }
 
-// Attach attaches the program to interfaces, to all or, on error, to none. It
-// refuses an interface that another XDP program is on.
+// Attach attaches the program to these interfaces and to no others. Where a former
+// daemon's program is attached it is replaced in one step, and no packet is missed.
+// It refuses an interface that somebody else's program is on. On error nothing is
+// attached that was not before.
 func (p *Plane) Attach(mode XDPMode, interfaces ...string) error {
-	before := len(p.attached)
 	for _, name := range interfaces {
 		a, err := p.attach(name, mode)
 		if err != nil {
-			return errors.Join(fmt.Errorf("attach to %s: %w", name, err), p.detachFrom(before))
+			return errors.Join(fmt.Errorf("attach to %s: %w", name, err), p.takeBack())
 		}
 		p.attached = append(p.attached, a)
 	}
-	return nil
+	if p.pin == nil {
+		return nil
+	}
+	if err := p.detachOthers(); err != nil {
+		return err
+	}
+	return p.record(nil)
 }
 
 func (p *Plane) attach(name string, mode XDPMode) (attachment, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return attachment{}, fmt.Errorf("no such interface; 'ip link' lists those there are")
+	}
+	if a, err := p.replace(iface, mode); a != nil || err != nil {
+		return *cmp.Or(a, &attachment{}), err
 	}
 	if mode == XDPGeneric {
 		return p.attachAs(iface, link.XDPGenericMode, "")
@@ -78,18 +93,82 @@ func (p *Plane) attachAs(iface *net.Interface, flags link.XDPAttachFlags, warnin
 	if flags == link.XDPGenericMode {
 		a.mode = "generic"
 	}
+	if p.pin != nil {
+		a.fresh = true
+		if err := l.Pin(p.pin.linkPath(iface.Name)); err != nil {
+			return attachment{}, errors.Join(fmt.Errorf("pin the attachment: %w", err), l.Close())
+		}
+	}
 	return a, nil
 }
 
-// Detach takes the program off all interfaces.
-func (p *Plane) Detach() error { return p.detachFrom(0) }
+// replace puts the program in the place of a former daemon's, if there is one and
+// it is attached in a mode that will do.
+func (p *Plane) replace(iface *net.Interface, mode XDPMode) (*attachment, error) {
+	if p.pin == nil {
+		return nil, nil
+	}
+	l, err := p.pin.loadLink(iface.Name, iface.Index)
+	if l == nil || err != nil {
+		return nil, err
+	}
+	was := p.links[iface.Name]
+	if mode == XDPNative && was == "generic" || mode == XDPGeneric && was == "native" {
+		return nil, errors.Join(os.Remove(p.pin.linkPath(iface.Name)), l.Close())
+	}
+	if err := l.Update(p.program); err != nil {
+		return nil, errors.Join(fmt.Errorf("replace the former program: %w", err), l.Close())
+	}
+	a := &attachment{name: iface.Name, link: l, mode: cmp.Or(was, "native")}
+	if a.mode == "generic" {
+		a.warn = "generic mode is several times slower than native"
+	}
+	return a, nil
+}
 
-func (p *Plane) detachFrom(first int) error {
+// detachOthers takes a former daemon's program off interfaces that are no longer ours.
+func (p *Plane) detachOthers() error {
+	names, err := p.pin.links()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(p.attached, func(a attachment) bool { return a.name == name }) {
+			if err := os.Remove(p.pin.linkPath(name)); err != nil {
+				return fmt.Errorf("detach from %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// takeBack undoes an Attach that failed: what it attached is detached, what it
+// replaced stays.
+func (p *Plane) takeBack() error {
 	var errs []error
-	for _, a := range p.attached[first:] {
+	for _, a := range p.attached {
+		if a.fresh {
+			errs = append(errs, a.link.Unpin())
+		}
+	}
+	return errors.Join(append(errs, p.closeLinks())...)
+}
+
+// Detach takes the program off all interfaces and removes all pins.
+func (p *Plane) Detach() error {
+	err := p.closeLinks()
+	if p.pin != nil {
+		err = errors.Join(err, p.pin.clear())
+	}
+	return err
+}
+
+func (p *Plane) closeLinks() error {
+	var errs []error
+	for _, a := range p.attached {
 		errs = append(errs, a.link.Close())
 	}
-	p.attached = p.attached[:first]
+	p.attached = nil
 	return errors.Join(errs...)
 }
 

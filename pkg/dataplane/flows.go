@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // flowsPerBucket is how many flows an element of the map holds; see bpf/maps.h.
@@ -98,4 +99,58 @@ func (p *Plane) FlowEvents() (FlowEvents, error) {
 		EvictedConnections: sums[lbFlowEventFLOW_EVICTED_CONNECTION],
 		Unremembered:       sums[lbFlowEventFLOW_UNREMEMBERED],
 	}, nil
+}
+
+// Flows is what the last sweep found, by name.
+type Flows struct {
+	Table    model.FlowTable
+	VIPs     map[string]VIPFlows
+	Backends map[BackendKey]BackendFlows
+	// SlotsInFlux by pool.
+	SlotsInFlux map[string]uint32
+}
+
+// VIPFlows are the flows of a VIP.
+type VIPFlows struct {
+	Live uint64
+	// InFlux while flows may be on the pool that the VIP had before.
+	InFlux bool
+}
+
+// BackendFlows are the flows of a backend.
+type BackendFlows struct {
+	Live uint64
+	// Named while a slot has the backend as owner or prior: flows of it may be
+	// alive that have not shown themselves.
+	Named bool
+}
+
+// Flows tells what is known of flows.
+func (p *Plane) Flows() Flows {
+	f := Flows{
+		Table: model.FlowTable{
+			Live: p.stats.Live, Capacity: uint64(len(p.flows.elements) * flowsPerBucket),
+			SlotsInFlux: uint64(p.SlotsInFlux()), Sweeps: p.stats.Sweeps, Entries: p.stats.Entries, Took: p.stats.Took,
+			Remembered: p.events.Remembered, EvictedConnections: p.events.EvictedConnections, Unremembered: p.events.Unremembered,
+			Evicted: p.events.EvictedClosing + p.events.EvictedPrior + p.events.EvictedEmbryonic,
+		},
+		VIPs:        make(map[string]VIPFlows, len(p.applied.vips)),
+		Backends:    map[BackendKey]BackendFlows{},
+		SlotsInFlux: make(map[string]uint32, len(p.applied.places)),
+	}
+	for name, v := range p.applied.vips {
+		f.VIPs[name] = VIPFlows{Live: uint64(p.liveVIPs[v.id]), InFlux: v.prior != nil}
+	}
+	for _, at := range p.allPlaces() {
+		for id, owner := range at.owners {
+			key := BackendKey{at.pool, id}
+			was := f.Backends[key]
+			f.Backends[key] = BackendFlows{
+				Live:  was.Live + uint64(p.liveBackends[at.base()+owner]),
+				Named: was.Named || at.table.Names(owner),
+			}
+		}
+		f.SlotsInFlux[at.pool] += uint32(at.table.InFlux())
+	}
+	return f
 }

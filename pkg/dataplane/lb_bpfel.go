@@ -88,6 +88,11 @@ const (
 	lbFlowFlagFLOW_CLOSING   lbFlowFlag = 4
 )
 
+type lbLedgerPage struct {
+	_    structs.HostLayout
+	Word [512]uint64
+}
+
 type lbMode uint32
 
 const (
@@ -194,6 +199,7 @@ const (
 	lbMapEgress          = "egress"
 	lbMapFlowEvents      = "flow_events"
 	lbMapFlows           = "flows"
+	lbMapLedger          = "ledger"
 	lbMapPools           = "pools"
 	lbMapReasons         = "reasons"
 	lbMapSlots           = "slots"
@@ -260,6 +266,7 @@ type lbMapSpecs struct {
 	Egress          *ebpf.MapSpec `ebpf:"egress"`
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
@@ -302,6 +309,7 @@ type lbMaps struct {
 	Egress          *ebpf.Map `ebpf:"egress"`
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
+	Ledger          *ebpf.Map `ebpf:"ledger"`
 	Pools           *ebpf.Map `ebpf:"pools"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	Slots           *ebpf.Map `ebpf:"slots"`
@@ -317,6 +325,7 @@ func (m *lbMaps) Close() error {
 		m.Egress,
 		m.FlowEvents,
 		m.Flows,
+		m.Ledger,
 		m.Pools,
 		m.Reasons,
 		m.Slots,

@@ -34,7 +34,14 @@ type Plane struct {
 	maps    lbMaps
 	reasons []string
 	limits  Limits
+	seed    Seed
 	random  *rand.Rand
+
+	// pin is where everything outlives the Plane, nil where it does not; adopted
+	// says that it has outlived another one, whose attachments are links.
+	pin     *pinning
+	adopted bool
+	links   map[string]string
 
 	control  memory[lbControl]
 	vips     memory[lbVipBucket]
@@ -42,6 +49,7 @@ type Plane struct {
 	slots    memory[lbSlotLine]
 	backends memory[lbBackend]
 	flows    memory[lbFlowBucket]
+	ledger   memory[lbLedgerPage]
 
 	numbers numbers
 	applied applied
@@ -71,10 +79,29 @@ type Plane struct {
 	attached []attachment
 }
 
-// Load creates maps and program in the kernel, attached to nothing yet. The
-// caller closes the Plane. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and
-// a kernel with XDP multi-buffer support (Linux 5.18).
-func Load(limits Limits, seed Seed) (*Plane, error) {
+// Load creates maps and program in the kernel, attached to nothing yet. All of it
+// is gone when the Plane is closed, which the caller does. It needs CAP_BPF,
+// CAP_NET_ADMIN and CAP_PERFMON, and a kernel with XDP multi-buffer support (Linux
+// 5.18).
+func Load(limits Limits, seed Seed) (*Plane, error) { return load(nil, limits, seed) }
+
+// Open does the same with everything pinned under a path in a bpffs, so that it
+// outlives the Plane. What a former one left there it adopts: packets go on to
+// meet what they met, until the next Apply, and flows stay known. It refuses what
+// another version, another seed or other limits left.
+func Open(path string, limits Limits, seed Seed) (*Plane, error) {
+	pin, err := openPinning(path)
+	if err != nil {
+		return nil, explain(err)
+	}
+	p, err := load(pin, limits, seed)
+	if err != nil {
+		return nil, errors.Join(err, pin.close())
+	}
+	return p, nil
+}
+
+func load(pin *pinning, limits Limits, seed Seed) (*Plane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", explain(err))
 	}
@@ -86,35 +113,108 @@ func Load(limits Limits, seed Seed) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	size(spec, limits)
-	if err := spec.Variables[lbVarHashSeed].Set(seed); err != nil {
-		return nil, fmt.Errorf("hash seed: %w", err)
-	}
-	if err := spec.Variables[lbVarFlowMask].Set(flowBuckets(limits) - 1); err != nil {
-		return nil, fmt.Errorf("flow mask: %w", err)
-	}
-	var objects lbObjects
-	if err := spec.LoadAndAssign(&objects, nil); err != nil {
-		return nil, fmt.Errorf("load the packet path: %w", explain(err))
+	if err := specialize(spec, limits, seed); err != nil {
+		return nil, err
 	}
 	p := &Plane{
-		program: objects.Steelyard,
-		maps:    objects.lbMaps,
 		reasons: reasons,
 		limits:  limits,
+		seed:    seed,
+		pin:     pin,
 		random:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		numbers: newNumbers(limits),
 		applied: newApplied(),
+		vipByID: map[uint32]*vip{},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
-	if err := p.mapMemories(); err != nil {
+	if err := p.create(spec); err != nil {
+		return nil, err
+	}
+	if err := p.takeOver(); err != nil {
+		p.pin = nil // the caller closes it
 		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
 
+// create loads the program, over the pinned maps if there are any.
+func (p *Plane) create(spec *ebpf.CollectionSpec) error {
+	var options ebpf.CollectionOptions
+	var err error
+	if p.pin != nil {
+		if options.MapReplacements, err = p.pin.load(spec); err != nil {
+			return err
+		}
+	}
+	var objects lbObjects
+	err = spec.LoadAndAssign(&objects, &options)
+	if err != nil {
+		return errors.Join(fmt.Errorf("load the packet path: %w", explain(err)), closeMaps(options.MapReplacements))
+	}
+	p.program, p.maps = objects.Steelyard, objects.lbMaps
+	p.adopted = len(options.MapReplacements) > 0
+	return closeMaps(options.MapReplacements)
+}
+
+// takeOver maps the memories and, where the maps were pinned, reads what they hold.
+func (p *Plane) takeOver() error {
+	if err := p.mapMemories(); err != nil {
+		return err
+	}
+	if p.pin == nil {
+		return nil
+	}
+	if !p.adopted {
+		if err := p.record(nil); err != nil {
+			return err
+		}
+		return p.pin.save(p.mapsByName())
+	}
+	l, err := p.readLedger()
+	if err == nil && l == nil {
+		err = errors.New("the ledger of numbers was never written")
+	}
+	if err == nil && l.Seed != p.seed {
+		err = errors.New("hash_seed is not the one by which the flows there were placed")
+	}
+	if err == nil {
+		err = p.adopt(l)
+	}
+	if err != nil {
+		return fmt.Errorf("adopt what is pinned in %s: %w; go back to what made it, or let go of its connections with: steelyard detach", p.pin.dir(), err)
+	}
+	p.links = l.Links
+	p.events, err = p.FlowEvents()
+	return err
+}
+
+// Adopted reports whether a former daemon's maps were taken over.
+func (p *Plane) Adopted() bool { return p.adopted }
+
+func (p *Plane) mapsByName() map[string]*ebpf.Map {
+	m := &p.maps
+	return map[string]*ebpf.Map{
+		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapControl: m.Control,
+		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
+		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
+	}
+}
+
+// specialize sizes the maps and sets the program's constants.
+func specialize(spec *ebpf.CollectionSpec, limits Limits, seed Seed) error {
+	size(spec, limits)
+	if err := spec.Variables[lbVarHashSeed].Set(seed); err != nil {
+		return fmt.Errorf("hash seed: %w", err)
+	}
+	if err := spec.Variables[lbVarFlowMask].Set(flowBuckets(limits) - 1); err != nil {
+		return fmt.Errorf("flow mask: %w", err)
+	}
+	return nil
+}
+
 func size(spec *ebpf.CollectionSpec, limits Limits) {
+	spec.Maps[lbMapLedger].MaxEntries = ledgerPages(limits)
 	spec.Maps[lbMapFlows].MaxEntries = flowBuckets(limits)
 	spec.Maps[lbMapVips].MaxEntries = 2 * vipBuckets(limits)
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
@@ -153,7 +253,10 @@ func (p *Plane) mapMemories() error {
 	if p.backends, err = mapMemory[lbBackend](p.maps.Backends); err != nil {
 		return err
 	}
-	p.flows, err = mapMemory[lbFlowBucket](p.maps.Flows)
+	if p.flows, err = mapMemory[lbFlowBucket](p.maps.Flows); err != nil {
+		return err
+	}
+	p.ledger, err = mapMemory[lbLedgerPage](p.maps.Ledger)
 	return err
 }
 
@@ -169,14 +272,18 @@ func explain(err error) error {
 	return err
 }
 
-// Close detaches the program and releases everything in the kernel.
+// Close releases what the Plane holds. What is pinned goes on without it; all else
+// is gone, and the program off the interfaces.
 func (p *Plane) Close() error {
-	errs := []error{p.Detach()}
+	errs := []error{p.closeLinks()}
 	errs = append(errs,
-		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(),
+		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.maps.Close())
 	if p.program != nil {
 		errs = append(errs, p.program.Close())
+	}
+	if p.pin != nil {
+		errs = append(errs, p.pin.close())
 	}
 	return errors.Join(errs...)
 }

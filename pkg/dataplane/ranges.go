@@ -65,3 +65,21 @@ func (r *ranges) clone() *ranges {
 	c.free = slices.Clone(r.free)
 	return &c
 }
+
+// claim takes a run that somebody has already.
+func (r *ranges) claim(want run) error {
+	for i, f := range r.free {
+		if want.start < f.start || want.end > f.end || want.length() == 0 {
+			continue
+		}
+		r.free = slices.Delete(r.free, i, i+1)
+		for _, rest := range []run{{want.end, f.end}, {f.start, want.start}} {
+			if rest.length() > 0 {
+				r.free = slices.Insert(r.free, i, rest)
+			}
+		}
+		r.used += want.length()
+		return nil
+	}
+	return fmt.Errorf("%s %d to %d are taken twice, or beyond the %d that there are", r.what, want.start, want.end-1, r.size)
+}

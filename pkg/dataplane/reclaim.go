@@ -41,7 +41,11 @@ func (p *Plane) reclaimUntouched() error {
 	if err != nil || events.Remembered > 0 {
 		return err
 	}
-	return p.reclaim(newSweep(p.now, p.epoch))
+	reclaimed, err := p.reclaim(newSweep(p.now, p.epoch))
+	if err != nil || !reclaimed {
+		return err
+	}
+	return p.record(nil)
 }
 
 // freed are numbers that nothing names.
@@ -93,35 +97,36 @@ func (s *sweep) onPlace(at *place) bool {
 	return false
 }
 
-// reclaim takes back what a whole pass showed to be free.
-func (p *Plane) reclaim(s *sweep) error {
+// reclaim takes back what a whole pass showed to be free, and reports whether
+// that was anything.
+func (p *Plane) reclaim(s *sweep) (bool, error) {
 	free := p.findFree(s)
 	if len(free.ghosts)+len(free.vips)+len(free.backends) == 0 {
-		return nil
+		return false, nil
 	}
 	// A packet may have read a number just before it was given up.
 	if err := quiesce(); err != nil {
-		return err
+		return false, err
 	}
 	for _, id := range free.vips {
 		if err := clearCounters(p.maps.VipCounters, id); err != nil {
-			return fmt.Errorf("clear the counters of a removed VIP: %w", err)
+			return false, fmt.Errorf("clear the counters of a removed VIP: %w", err)
 		}
 	}
 	for _, b := range free.backends {
 		if err := p.clearBackend(b.at.base() + b.at.owners[b.id]); err != nil {
-			return err
+			return false, err
 		}
 	}
 	for _, g := range free.ghosts {
 		for _, owner := range g.owners {
 			if err := p.clearBackend(g.base() + owner); err != nil {
-				return err
+				return false, err
 			}
 		}
 	}
 	p.forget(free)
-	return nil
+	return true, nil
 }
 
 func (p *Plane) clearBackend(index uint32) error {

@@ -36,6 +36,8 @@ type sweep struct {
 
 // SweepStats describe the last whole pass over the flow table.
 type SweepStats struct {
+	// Sweeps is how many there have been.
+	Sweeps uint64
 	// Entries looked at, and the processor time that took.
 	Entries uint64
 	Took    time.Duration
@@ -49,6 +51,9 @@ func (p *Plane) SetClock(now flux.Tick) {
 	p.now = now
 	p.writeClock()
 }
+
+// Clock is the flow table's time: that of a former daemon goes on.
+func (p *Plane) Clock() flux.Tick { return p.now }
 
 // NeedsSweep reports whether there is anything that a pass over the flow table
 // could find out.
@@ -147,7 +152,7 @@ func (p *Plane) placeOf(backend uint32) *place {
 
 // conclude settles what a whole pass showed may settle, and takes back numbers.
 func (p *Plane) conclude(s *sweep) error {
-	p.stats = SweepStats{Entries: uint64(len(p.flows.elements) * flowsPerBucket), Took: s.took, Live: uint64(s.live)}
+	p.stats = SweepStats{Sweeps: p.stats.Sweeps + 1, Entries: uint64(len(p.flows.elements) * flowsPerBucket), Took: s.took, Live: uint64(s.live)}
 	p.liveBackends, p.liveVIPs = s.backends, s.vips
 	if err := p.noteLosses(); err != nil {
 		return err
@@ -156,10 +161,15 @@ func (p *Plane) conclude(s *sweep) error {
 		held := s.held[at]
 		at.table.Settle(s.began, p.now, p.idleOf(at), func(slot uint32) bool { return held[slot] })
 	}
-	if err := p.settleVIPs(s); err != nil {
+	settled, err := p.settleVIPs(s)
+	if err != nil {
 		return err
 	}
-	return p.reclaim(s)
+	reclaimed, err := p.reclaim(s)
+	if err != nil || !settled && !reclaimed {
+		return err
+	}
+	return p.record(nil)
 }
 
 // noteLosses tells every slot if the flow table gave up entries of live flows.
@@ -179,7 +189,7 @@ func (p *Plane) noteLosses() error {
 }
 
 // settleVIPs ends the flux of VIPs whose flows have all left their prior pool.
-func (p *Plane) settleVIPs(s *sweep) error {
+func (p *Plane) settleVIPs(s *sweep) (bool, error) {
 	settled := false
 	for _, v := range p.applied.vips {
 		if v.prior == nil || s.strays[v.id] || flux.Age(p.now, v.since) <= v.idle ||
@@ -190,9 +200,9 @@ func (p *Plane) settleVIPs(s *sweep) error {
 		settled = true
 	}
 	if !settled {
-		return nil
+		return false, nil
 	}
-	return p.rewriteVIPs()
+	return true, p.rewriteVIPs()
 }
 
 // idleOf is the longest idle time of the VIPs whose flows may be on a place.

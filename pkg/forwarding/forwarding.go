@@ -227,6 +227,12 @@ func buildTable(slots uint32, members []Member) ([]uint32, error) {
 	return maglev.Build(slots, backends)
 }
 
+// Keeps reports whether a backend gets packets of the flows that it has.
+func (p *Pool) Keeps(id model.BackendID) bool {
+	i := slices.IndexFunc(p.Backends, func(b Backend) bool { return b.ID == id })
+	return i >= 0 && p.Backends[i].Keeps
+}
+
 // Shares counts the slots of each member.
 func (p *Pool) Shares() map[model.BackendID]uint32 {
 	counts := make([]uint32, len(p.Members))

@@ -10,10 +10,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/dataplane"
+	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/health"
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -28,6 +30,13 @@ type Plane interface {
 	Counters() (dataplane.Counters, error)
 	Interfaces() []model.InterfaceStatus
 	Maps() []model.MapUse
+
+	// The flow table: its clock, sweeps over it, and what they found.
+	Clock() flux.Tick
+	SetClock(flux.Tick)
+	NeedsSweep() bool
+	Sweep(entries int) (done bool, err error)
+	Flows() dataplane.Flows
 }
 
 // Checker probes backends; [health.Checker] is one.
@@ -62,6 +71,8 @@ type Options struct {
 	Version                 string
 	OuterIPv4, OuterIPv6    netip.Addr
 	RetryFirst, RetryAtMost time.Duration
+	// SweepShare is how much of one core sweeping the flow table may take, in percent.
+	SweepShare int
 }
 
 // The pauses before an apply that failed is tried again, doubled each time.
@@ -85,6 +96,12 @@ type Loop struct {
 	retry     *time.Timer
 	pause     time.Duration
 	health    map[dataplane.BackendKey]model.Health
+	// first is the flow table's time when the loop started, sweepAt when the
+	// next sweep is due.
+	first   flux.Tick
+	sweepAt time.Time
+	// drainFailure is why draining could not be ended, nil if it could.
+	drainFailure error
 }
 
 // desired is a revision of desired state, never changed once published.
@@ -100,6 +117,9 @@ func New(o Options) (*Loop, error) {
 	}
 	if o.RetryAtMost == 0 {
 		o.RetryAtMost = DefaultRetryAtMost
+	}
+	if o.SweepShare == 0 {
+		o.SweepShare = DefaultSweepShare
 	}
 	state, revision, err := o.Store.Load()
 	if err != nil {
@@ -145,6 +165,9 @@ func (l *Loop) String() string { return "reconcile" }
 func (l *Loop) Run(ctx context.Context, ready func() error) error {
 	l.retry = time.NewTimer(time.Hour)
 	defer l.retry.Stop()
+	clock := time.NewTicker(dataplane.TickLength)
+	defer clock.Stop()
+	l.first = l.o.Plane.Clock()
 	l.reconcile()
 	if err := ready(); err != nil {
 		return err
@@ -161,6 +184,8 @@ func (l *Loop) Run(ctx context.Context, ready func() error) error {
 			l.reconcile()
 		case <-l.retry.C:
 			l.reconcile()
+		case now := <-clock.C:
+			l.tick(now)
 		}
 	}
 }
@@ -196,21 +221,39 @@ func (l *Loop) succeed() {
 	}
 	l.failure, l.pause = nil, l.o.RetryFirst
 	l.retry.Stop()
+	if next := l.forwarded.Next; !next.IsZero() {
+		l.retry.Reset(time.Until(next))
+	}
 	l.logHealth()
 }
 
 // build folds desired state, health and next hops together.
 func (l *Loop) build(state model.State) (forwarding.State, error) {
 	snapshot := l.o.Checker.Snapshot()
-	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) model.Health {
-		h, _ := snapshot.Backend(p, id)
-		return h
-	}, l.forwarded)
+	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
+		h, since := snapshot.Backend(p, id)
+		if h == model.HealthUnknown && l.inUse(p.Name, id) {
+			// A check was added that has not spoken yet. Were this no reason to
+			// stay, adding one would take a pool out of service.
+			return model.HealthUp, time.Time{}
+		}
+		return h, since
+	}, time.Now(), l.forwarded)
 	if err != nil {
 		return forwarding.State{}, err
 	}
 	next.Paths = l.paths()
 	return next, nil
+}
+
+// inUse reports whether a backend takes new flows as of what was applied last.
+func (l *Loop) inUse(pool string, id model.BackendID) bool {
+	p := l.forwarded.Pool(pool)
+	if p == nil {
+		return false
+	}
+	_, found := slices.BinarySearchFunc(p.Members, id, func(m forwarding.Member, id model.BackendID) int { return m.ID.Compare(id) })
+	return found
 }
 
 func (l *Loop) paths() map[netip.Addr]forwarding.Path {

@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"net"
+	"slices"
+	"strings"
 
 	"github.com/steelyard-lb/steelyard/pkg/dataplane"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
@@ -37,46 +39,62 @@ func (l *Loop) status() (model.Status, error) {
 		Reasons:    counters.Reasons,
 		Maps:       l.o.Plane.Maps(),
 	}
+	flows := l.o.Plane.Flows()
+	s.Flows = flows.Table
 	if l.failure != nil {
 		s.Error = l.failure.Error()
 	}
-	view := poolView{counters: &counters, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table()}
+	view := poolView{counters: &counters, flows: &flows, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table()}
 	for i := range l.desired.state.Pools {
 		p := &l.desired.state.Pools[i]
 		s.Pools = append(s.Pools, view.pool(p, l.forwarded.Pool(p.Name)))
 	}
 	for _, v := range l.desired.state.VIPs {
-		p := l.forwarded.Pool(v.Pool)
 		s.VIPs = append(s.VIPs, model.VIPStatus{
-			VIP:       v,
-			Available: p != nil && len(p.Members) > 0,
-			Counters:  counters.VIPs[v.Name],
+			VIP: v, Available: l.available(v.Name), Counters: counters.VIPs[v.Name],
+			InFlux: flows.VIPs[v.Name].InFlux, Flows: flows.VIPs[v.Name].Live,
 		})
 	}
 	return s, nil
 }
 
+// available reports whether a VIP has a backend for new flows as of what was
+// applied last: a VIP that is desired only has none.
+func (l *Loop) available(vip string) bool {
+	vips := l.forwarded.VIPs
+	i, applied := slices.BinarySearchFunc(vips, vip, func(v model.VIP, name string) int { return strings.Compare(v.Name, name) })
+	if !applied {
+		return false
+	}
+	p := l.forwarded.Pool(vips[i].Pool)
+	return p != nil && len(p.Members) > 0
+}
+
 // poolView is what a pool's status is read from.
 type poolView struct {
 	counters *dataplane.Counters
+	flows    *dataplane.Flows
 	snapshot *health.Snapshot
 	hops     neighbor.Table
 }
 
 // pool describes a pool; forwarded is nil while it has not been applied.
 func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolStatus {
-	status := model.PoolStatus{Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown}
+	status := model.PoolStatus{Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown, SlotsInFlux: v.flows.SlotsInFlux[p.Name]}
 	var shares map[model.BackendID]uint32
 	if forwarded != nil {
 		shares = forwarded.Shares()
 	}
 	for _, b := range p.Backends {
-		hop := v.hops[b.Address]
+		key := dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}
 		backend := model.BackendStatus{
-			Backend:  b,
-			Slots:    shares[b.BackendID],
-			NextHop:  nextHop(hop),
-			Counters: v.counters.Backends[dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}],
+			Backend:    b,
+			Slots:      shares[b.BackendID],
+			Flows:      v.flows.Backends[key].Live,
+			Named:      v.flows.Backends[key].Named,
+			KeepsFlows: forwarded != nil && forwarded.Keeps(b.BackendID),
+			NextHop:    nextHop(v.hops[b.Address]),
+			Counters:   v.counters.Backends[key],
 		}
 		backend.Health, backend.Since = v.snapshot.Backend(p, b.BackendID)
 		for _, c := range p.Checks {
