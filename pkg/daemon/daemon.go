@@ -40,10 +40,13 @@ type daemon struct {
 	api      net.Listener
 	// metrics is nil where they are turned off.
 	metrics net.Listener
+	// ready says that Ready was called.
+	ready bool
 }
 
-// Run balances until ctx ends, then takes the program off the interfaces. Errors
-// before Ready mean that nothing was attached.
+// Run balances until ctx ends. Packets go on to be balanced without it, as they were
+// last, until the next Run takes over, unless the configuration says to detach.
+// Errors before Ready mean that nothing is attached that was not before.
 func Run(ctx context.Context, o Options) (err error) {
 	if len(o.Config.Interfaces) == 0 {
 		return errors.New("no interface to attach to: name one with --interface, or under interfaces: in the configuration")
@@ -77,8 +80,11 @@ func (d *daemon) open() error {
 			return fmt.Errorf("metrics: %w; set metrics.listen in the configuration to another address, or to \"\" for none", err)
 		}
 	}
-	if d.plane, err = dataplane.Load(dataplane.Limits(d.Config.Limits), dataplane.NewSeed(seed)); err != nil {
+	if d.plane, err = dataplane.Open(d.Config.PinPath, dataplane.Limits(d.Config.Limits), dataplane.NewSeed(seed)); err != nil {
 		return err
+	}
+	if d.plane.Adopted() {
+		d.Log.Info("took over from a former daemon; its connections stay", "pin_path", d.Config.PinPath)
 	}
 	if d.resolver, err = neighbor.New(); err != nil {
 		return err
@@ -96,6 +102,8 @@ func (d *daemon) open() error {
 		Version:   d.Version,
 		OuterIPv4: d.Config.Encapsulation.SourceIPv4,
 		OuterIPv6: d.Config.Encapsulation.SourceIPv6,
+
+		SweepShare: d.Config.SweepShare,
 	})
 	return err
 }
@@ -103,6 +111,9 @@ func (d *daemon) open() error {
 func (d *daemon) close() error {
 	var errs []error
 	if d.plane != nil {
+		if d.Config.DetachOnExit || !d.ready && !d.plane.Adopted() {
+			errs = append(errs, d.plane.Detach())
+		}
 		errs = append(errs, d.plane.Close())
 	}
 	if d.resolver != nil {
@@ -136,6 +147,7 @@ func (d *daemon) supervise(ctx context.Context) error {
 			if d.metrics != nil {
 				group.Go(func() error { return named("metrics", d.serveMetrics(ctx)) })
 			}
+			d.ready = true
 			d.Ready()
 			return nil
 		})

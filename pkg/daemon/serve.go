@@ -16,7 +16,7 @@ const shutdownTime = 2 * time.Second
 
 func (d *daemon) serveAPI(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle(api.NewHandler(d.loop))
+	mux.Handle(api.NewHandler(d.loop, time.Now))
 	return serve(ctx, d.api, mux)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -16,6 +17,8 @@ import (
 // layout is the version of what is pinned: the maps' layouts and what their
 // numbers mean. A program and maps of different layouts do not work together.
 const layout = 1
+
+var version = regexp.MustCompile(`^v[0-9]+$`)
 
 // pinning is the directory in a bpffs where everything outlives the daemon:
 //
@@ -81,8 +84,9 @@ func (d *pinning) refuseForeign() error {
 		return fmt.Errorf("pins: %w", err)
 	}
 	for _, e := range entries {
-		if e.Name() != filepath.Base(d.dir()) {
-			return fmt.Errorf("pins: %s holds %q, of another version of Steelyard or of another program; this version knows %q only. "+
+		// The root of a bpffs has entries of the kernel's own as well.
+		if version.MatchString(e.Name()) && e.Name() != filepath.Base(d.dir()) {
+			return fmt.Errorf("pins: %s holds %q, of another version of Steelyard; this version knows %q only. "+
 				"Run the version that made it, or let go of its connections with: steelyard detach --pin-path %s",
 				d.path, e.Name(), filepath.Base(d.dir()), d.path)
 		}

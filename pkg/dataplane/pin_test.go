@@ -1,0 +1,152 @@
+package dataplane
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// bpffs is a directory that Open mounts a bpffs on, gone with the test.
+func bpffs(t *testing.T) string {
+	dir := filepath.Join(t.TempDir(), "bpf")
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+var pinLimits = Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}
+
+// reopen gives the rig another Plane over what the last one left pinned, as a
+// daemon does that starts after another was killed.
+func (r *fluxRig) reopen(path string) {
+	r.Helper()
+	if err := r.plane.Close(); err != nil {
+		r.Fatal(err)
+	}
+	plane, err := Open(path, pinLimits, Seed{1, 2})
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { plane.Close() })
+	r.plane, r.now = plane, plane.Clock()
+	r.state.Pools = nil
+}
+
+func pinnedRig(t *testing.T) (*fluxRig, string) {
+	r, path := newFluxRig(t, model.TrackingFlux, model.TCP), bpffs(t)
+	r.reopen(path)
+	for n := 1; n < 4; n++ {
+		r.add(0, n)
+	}
+	r.apply()
+	return r, path
+}
+
+func TestRestartKeepsFlows(t *testing.T) {
+	for name, churn := range churns {
+		t.Run(name, func(t *testing.T) {
+			r, path := pinnedRig(t)
+			old := r.open(0, flows)
+			r.reopen(path)
+			if !r.plane.Adopted() {
+				t.Fatal("nothing adopted")
+			}
+			broken := r.broken(old)
+			churn(r)
+			young := r.open(flows, flows)
+			r.reopen(path)
+			broken += r.broken(old) + r.broken(young)
+			churn(r)
+			r.reopen(path)
+			r.apply()
+			if broken += r.broken(old) + r.broken(young); broken > 0 {
+				t.Errorf("%d flows broken", broken)
+			}
+			for range 4 {
+				r.pass(11 * time.Second)
+			}
+			if r.plane.NeedsSweep() {
+				t.Error("it does not settle after a restart")
+			}
+		})
+	}
+}
+
+// The control: without the pins a restart forgets.
+func TestRestartWithoutPinsForgets(t *testing.T) {
+	r, path := pinnedRig(t)
+	old := r.open(0, flows)
+	r.set(0, 1, model.Draining)
+	r.apply()
+	broken := r.broken(old)
+	if err := r.plane.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	r.reopen(path)
+	r.apply()
+	if r.plane.Adopted() || broken > 0 || r.broken(old) == 0 {
+		t.Error("no flow broken: the test shows nothing")
+	}
+}
+
+func TestForeignPinsAreRefused(t *testing.T) {
+	open := func(path string, limits Limits, seed Seed) string {
+		p, err := Open(path, limits, seed)
+		if err == nil {
+			p.Close()
+			t.Fatal("accepted")
+		}
+		return err.Error()
+	}
+	_, path := pinnedRig(t)
+	if got := open(path, pinLimits, Seed{1, 2}); !strings.Contains(got, "another daemon") {
+		t.Error(got)
+	}
+	r, path := pinnedRig(t)
+	r.plane.Close()
+	bigger := pinLimits
+	bigger.Backends = 512
+	if got := open(path, bigger, Seed{1, 2}); !strings.Contains(got, "limits") {
+		t.Error(got)
+	}
+	if got := open(path, pinLimits, Seed{3, 4}); !strings.Contains(got, "hash_seed") {
+		t.Error(got)
+	}
+	if err := os.Mkdir(filepath.Join(path, "v2"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := open(path, pinLimits, Seed{1, 2}); !strings.Contains(got, "v2") {
+		t.Error(got)
+	}
+	if err := Unpin(path); err != nil {
+		t.Fatal(err)
+	}
+	p, err := Open(path, bigger, Seed{3, 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+}
+
+// A start that was killed before the ledger was pinned leaves what the next clears.
+func TestUnfinishedPinsAreCleared(t *testing.T) {
+	r, path := pinnedRig(t)
+	if err := os.Remove(r.plane.pin.mapPath(lbMapLedger)); err != nil {
+		t.Fatal(err)
+	}
+	r.reopen(path)
+	if r.plane.Adopted() {
+		t.Error("adopted what was never finished")
+	}
+	r.apply()
+	r.open(0, 10)
+}
