@@ -16,7 +16,8 @@ func (l *Loop) Desired() (model.State, uint64) {
 // Change runs mutate on a copy of the desired state, validates the result,
 // makes sure that the data plane has room for it, stores it as a new revision
 // and applies it. On error nothing has changed. If expect is not 0 and not the
-// current revision, the error is a [model.RevisionError].
+// current revision, the error is a [model.RevisionError]. mutate runs in the
+// goroutine of Run, and nothing of the copy may be written to after it returns.
 //
 // A state that is stored but cannot be applied at once is retried, and shows in
 // Status; that is no error of Change.
@@ -64,6 +65,9 @@ func (l *Loop) change(expect uint64, note string, mutate func(*model.State) erro
 
 // call runs f in the goroutine of Run and waits for it.
 func (l *Loop) call(ctx context.Context, f func()) error {
+	if err := ctx.Err(); err != nil {
+		return err // select would toss a coin
+	}
 	done := make(chan struct{})
 	request := func() {
 		defer close(done)

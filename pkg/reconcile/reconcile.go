@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -204,6 +205,11 @@ func (l *Loop) build(state model.State) (forwarding.State, error) {
 	snapshot := l.o.Checker.Snapshot()
 	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) model.Health {
 		h, _ := snapshot.Backend(p, id)
+		if h == model.HealthUnknown && l.inUse(p.Name, id) {
+			// A check was added that has not spoken yet. Were this no reason to
+			// stay, adding one would take a pool out of service.
+			return model.HealthUp
+		}
 		return h
 	}, l.forwarded)
 	if err != nil {
@@ -211,6 +217,16 @@ func (l *Loop) build(state model.State) (forwarding.State, error) {
 	}
 	next.Paths = l.paths()
 	return next, nil
+}
+
+// inUse reports whether a backend takes new flows as of what was applied last.
+func (l *Loop) inUse(pool string, id model.BackendID) bool {
+	p := l.forwarded.Pool(pool)
+	if p == nil {
+		return false
+	}
+	_, found := slices.BinarySearchFunc(p.Members, id, func(m forwarding.Member, id model.BackendID) int { return m.ID.Compare(id) })
+	return found
 }
 
 func (l *Loop) paths() map[netip.Addr]forwarding.Path {

@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"net"
+	"slices"
+	"strings"
 
 	"github.com/steelyard-lb/steelyard/pkg/dataplane"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
@@ -46,14 +48,21 @@ func (l *Loop) status() (model.Status, error) {
 		s.Pools = append(s.Pools, view.pool(p, l.forwarded.Pool(p.Name)))
 	}
 	for _, v := range l.desired.state.VIPs {
-		p := l.forwarded.Pool(v.Pool)
-		s.VIPs = append(s.VIPs, model.VIPStatus{
-			VIP:       v,
-			Available: p != nil && len(p.Members) > 0,
-			Counters:  counters.VIPs[v.Name],
-		})
+		s.VIPs = append(s.VIPs, model.VIPStatus{VIP: v, Available: l.available(v.Name), Counters: counters.VIPs[v.Name]})
 	}
 	return s, nil
+}
+
+// available reports whether a VIP has a backend for new flows as of what was
+// applied last: a VIP that is desired only has none.
+func (l *Loop) available(vip string) bool {
+	vips := l.forwarded.VIPs
+	i, applied := slices.BinarySearchFunc(vips, vip, func(v model.VIP, name string) int { return strings.Compare(v.Name, name) })
+	if !applied {
+		return false
+	}
+	p := l.forwarded.Pool(vips[i].Pool)
+	return p != nil && len(p.Members) > 0
 }
 
 // poolView is what a pool's status is read from.
