@@ -17,7 +17,7 @@ AS_ROOT := -exec "sudo env PATH=$$PATH"
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
-C_FILES = $(wildcard bpf/*.c bpf/*.h)
+C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.bpf.c)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 LAB = go run $(AS_ROOT) ./tools/lab

@@ -5,6 +5,7 @@ package metrics
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -13,6 +14,10 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
+// statusTime bounds the reading of one status. It is below Prometheus's own
+// scrape_timeout, 10 s by default, so that its log says what was late.
+const statusTime = 5 * time.Second
+
 // Source is where the status comes from.
 type Source interface {
 	Status(ctx context.Context) (model.Status, error)
@@ -20,7 +25,8 @@ type Source interface {
 
 // NewHandler returns the page that Prometheus scrapes: the metrics of the status,
 // all prefixed with "steelyard_", and those of the process and of the Go runtime.
-// A scrape fails with 503 if the source does.
+// A scrape fails with 500 if the source does or takes longer than 5 s: Prometheus
+// then sets "up" to 0 and marks every series stale, rather than showing a part.
 func NewHandler(source Source, version string) http.Handler {
 	process := prometheus.NewRegistry()
 	process.MustRegister(
@@ -28,9 +34,11 @@ func NewHandler(source Source, version string) http.Handler {
 		collectors.NewGoCollector(),
 	)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		status, err := source.Status(r.Context())
+		ctx, cancel := context.WithTimeout(r.Context(), statusTime)
+		defer cancel()
+		status, err := source.Status(ctx)
 		if err != nil {
-			http.Error(w, "cannot read the status: "+err.Error(), http.StatusServiceUnavailable)
+			http.Error(w, "cannot read the status: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 		scrape := prometheus.NewRegistry()

@@ -7,10 +7,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -54,7 +57,7 @@ func filled() model.Status {
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8:1::10"), Port: 8080}, Weight: 1, State: model.Draining},
 				Health: model.HealthDown, Checks: []model.CheckStatus{check("tcp", model.HealthDown, "L4CON")}},
 		}}},
-		Reasons: []model.Reason{{Name: "pass_not_vip", Packets: 5}, {Name: "drop_fragment"}},
+		Reasons: []model.Reason{{Name: "pass_not_vip", Packets: 5}, {Name: "tx_echo_reply", Packets: 1}, {Name: "redirect_forwarded", Packets: 10}, {Name: "drop_fragment"}},
 		Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}},
 	}
 }
@@ -76,76 +79,76 @@ func scrape(t *testing.T, s metrics.Source) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-func TestMetrics(t *testing.T) {
-	s := &source{status: filled()}
-	code, page := scrape(t, s)
+// TestGolden: the page is that of testdata, word for word, and the process's own
+// metrics come after it.
+func TestGolden(t *testing.T) {
+	code, page := scrape(t, &source{status: filled()})
 	if code != http.StatusOK {
 		t.Fatalf("%d %s", code, page)
 	}
-	lines := map[string]bool{}
-	for line := range strings.SplitSeq(page, "\n") {
-		lines[line] = true
+	golden, err := os.ReadFile("testdata/filled.prom")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, want := range []string{
-		`steelyard_build_info{goversion="` + runtime.Version() + `",version="1.2.3"} 1`,
-		`steelyard_start_time_seconds 1.7e+09`,
-		`steelyard_desired_revision 7`,
-		`steelyard_applied_revision 6`,
-		`steelyard_apply_error 1`,
-		`steelyard_interface_attached{interface="eth1",mode="native"} 1`,
-		`steelyard_vip_packets_total{address="192.0.2.10",port="80",protocol="tcp",vip="web"} 10`,
-		`steelyard_vip_bytes_total{address="192.0.2.10",port="80",protocol="tcp",vip="web"} 2000`,
-		`steelyard_vip_connections_total{address="192.0.2.10",port="80",protocol="tcp",vip="web"} 3`,
-		`steelyard_vip_available{address="192.0.2.10",port="80",protocol="tcp",vip="web"} 1`,
-		`steelyard_vip_available{address="2001:db8::53",port="any",protocol="udp",vip="dns"} 0`,
-		`steelyard_vip_info{address="2001:db8::53",mode="dsr-l2",pool="web",port="any",protocol="udp",vip="dns"} 1`,
-		`steelyard_backend_packets_total{backend="10.0.1.10",pool="web"} 10`,
-		`steelyard_backend_bytes_total{backend="10.0.1.10",pool="web"} 2000`,
-		`steelyard_backend_connections_total{backend="10.0.1.10",pool="web"} 3`,
-		`steelyard_backend_up{backend="10.0.1.10",pool="web"} 1`,
-		`steelyard_backend_up{backend="[2001:db8:1::10]:8080",pool="web"} 0`,
-		`steelyard_backend_health{backend="[2001:db8:1::10]:8080",health="down",pool="web"} 1`,
-		`steelyard_backend_health{backend="[2001:db8:1::10]:8080",health="unknown",pool="web"} 0`,
-		`steelyard_backend_state{backend="[2001:db8:1::10]:8080",pool="web",state="draining"} 1`,
-		`steelyard_backend_weight{backend="10.0.1.10",pool="web"} 2`,
-		`steelyard_backend_slots{backend="10.0.1.10",pool="web"} 65537`,
-		`steelyard_backend_resolved{backend="[2001:db8:1::10]:8080",pool="web"} 0`,
-		`steelyard_pool_slots{pool="web"} 65537`,
-		`steelyard_check_up{backend="10.0.1.10",check="tcp",pool="web"} 1`,
-		`steelyard_check_up{backend="10.0.1.10",check="http",pool="web"} 0`,
-		`steelyard_check_duration_seconds{backend="10.0.1.10",check="tcp",pool="web"} 0.0015`,
-		`steelyard_check_result{backend="[2001:db8:1::10]:8080",check="tcp",pool="web",result="L4CON"} 1`,
-		`steelyard_exits_total{reason="pass_not_vip"} 5`,
-		`steelyard_exits_total{reason="drop_fragment"} 0`,
-		`steelyard_map_entries{map="slots"} 1`,
-		`steelyard_map_capacity{map="slots"} 2`,
-		`steelyard_map_bytes{map="slots"} 3`,
-	} {
-		if !lines[want] {
-			t.Errorf("missing: %s", want)
+	want := strings.Split(strings.ReplaceAll(string(golden), "GOVERSION", runtime.Version()), "\n")
+	got := strings.Split(ours(page), "\n")
+	for _, line := range got {
+		if !slices.Contains(want, line) {
+			t.Errorf("unexpected: %s", line)
 		}
 	}
-	if strings.Contains(page, `steelyard_check_result{backend="10.0.1.10",check="http"`) {
-		t.Error("a check that never probed has a result")
+	for _, line := range want {
+		if !slices.Contains(got, line) {
+			t.Errorf("missing: %s", line)
+		}
+	}
+	if !t.Failed() && !slices.Equal(got, want) {
+		t.Errorf("lines in another order:\n%s", ours(page))
 	}
 	if !strings.Contains(page, "go_goroutines") || !strings.Contains(page, "process_open_fds") {
 		t.Error("the process's own metrics are missing")
 	}
 }
 
+// ours returns the lines of a page about metrics of Steelyard.
+func ours(page string) string {
+	var b strings.Builder
+	for line := range strings.Lines(page) {
+		name := strings.TrimPrefix(strings.TrimPrefix(line, "# HELP "), "# TYPE ")
+		if strings.HasPrefix(name, "steelyard_") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// promtool returns what "promtool check metrics" has to say against a page, or "".
+func promtool(t *testing.T, page string) string {
+	t.Helper()
+	cmd := exec.Command("promtool", "check", "metrics")
+	cmd.Stdin = strings.NewReader(page)
+	out, err := cmd.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatalf("cannot run promtool: %v; install the package prometheus", err)
+	}
+	if err != nil && len(out) == 0 {
+		t.Fatalf("promtool: %v", err)
+	}
+	return string(out)
+}
+
 func TestPromtool(t *testing.T) {
 	_, page := scrape(t, &source{status: filled()})
-	lint := func(page string) (string, error) {
-		cmd := exec.Command("promtool", "check", "metrics")
-		cmd.Stdin = strings.NewReader(page)
-		out, err := cmd.CombinedOutput()
-		return string(out), err
+	if complaints := promtool(t, page); complaints != "" {
+		t.Error(complaints)
 	}
-	if out, err := lint(page); err != nil || out != "" {
-		t.Errorf("promtool: %v\n%s", err, out)
-	}
-	if _, err := lint(page + "# TYPE steelyard_wrong counter\nsteelyard_wrong 1\n"); err == nil {
-		t.Error("promtool does not complain about a counter without _total, so it proves nothing")
+	for name, bad := range map[string]string{
+		"steelyard_wrong":             "# HELP steelyard_wrong A counter without _total.\n# TYPE steelyard_wrong counter\nsteelyard_wrong 1\n",
+		"steelyard_wait_milliseconds": "# HELP steelyard_wait_milliseconds Not a base unit.\n# TYPE steelyard_wait_milliseconds gauge\nsteelyard_wait_milliseconds 1\n",
+	} {
+		if complaints := promtool(t, page+bad); !strings.Contains(complaints, name) {
+			t.Errorf("promtool does not complain about %s: %q", name, complaints)
+		}
 	}
 }
 
@@ -165,7 +168,35 @@ func TestCollectedOnScrape(t *testing.T) {
 
 func TestSourceFails(t *testing.T) {
 	code, page := scrape(t, &source{err: errors.New("map is gone")})
-	if code != http.StatusServiceUnavailable || !strings.Contains(page, "map is gone") {
+	if code != http.StatusInternalServerError || !strings.Contains(page, "map is gone") {
 		t.Errorf("%d %s", code, page)
+	}
+}
+
+// late is a [metrics.Source] that takes its time, unless it is told to stop.
+type late time.Duration
+
+func (l late) Status(ctx context.Context) (model.Status, error) {
+	select {
+	case <-ctx.Done():
+		return model.Status{}, ctx.Err()
+	case <-time.After(time.Duration(l)):
+		return filled(), nil
+	}
+}
+
+// TestDeadline: a source that hangs fails the scrape, one that is slow does not.
+func TestDeadline(t *testing.T) {
+	for _, test := range []struct {
+		takes time.Duration
+		code  int
+	}{{4 * time.Second, http.StatusOK}, {time.Hour, http.StatusInternalServerError}} {
+		synctest.Test(t, func(t *testing.T) {
+			page := httptest.NewRecorder()
+			metrics.NewHandler(late(test.takes), "1.2.3").ServeHTTP(page, httptest.NewRequest("GET", "/metrics", nil))
+			if page.Code != test.code {
+				t.Errorf("a status that takes %v: %d, want %d", test.takes, page.Code, test.code)
+			}
+		})
 	}
 }

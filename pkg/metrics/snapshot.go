@@ -3,6 +3,7 @@ package metrics
 import (
 	"runtime"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -129,7 +130,7 @@ func (s snapshot) pools(e emitter) {
 
 func (s snapshot) checks(e emitter) {
 	up := e.gauge("check_up", "1 while a check of a backend passes.", "pool", "backend", "check")
-	duration := e.gauge("check_duration_seconds", "How long the last probe took.", "pool", "backend", "check")
+	duration := e.gauge("check_duration_seconds", "How long the last probe took, in seconds.", "pool", "backend", "check")
 	result := e.gauge("check_result", "Always 1; the result of the last probe in HAProxy's words.", "pool", "backend", "check", "result")
 	probed := e.gauge("check_last_probe_timestamp_seconds", "When the last probe ended, in seconds since 1970.", "pool", "backend", "check")
 	changed := e.gauge("check_last_change_timestamp_seconds", "When the health last changed, in seconds since 1970.", "pool", "backend", "check")
@@ -152,13 +153,14 @@ func (s snapshot) checks(e emitter) {
 }
 
 func (s snapshot) dataplane(e emitter) {
-	exits := e.counter("exits_total", "Packets by the way they left the program: pass_*, tx_*, redirect_* or drop_*.", "reason")
+	exits := e.counter("exits_total", "Packets by the way they left the program, and its XDP verdict: pass, tx, redirect or drop.", "reason", "verdict")
 	for _, r := range s.status.Reasons {
-		exits(float64(r.Packets), r.Name)
+		verdict, _, _ := strings.Cut(r.Name, "_")
+		exits(float64(r.Packets), r.Name, verdict)
 	}
 	entries := e.gauge("map_entries", "Entries of a map of the data plane that are in use.", "map")
 	capacity := e.gauge("map_capacity", "Entries that a map of the data plane has room for.", "map")
-	bytes := e.gauge("map_bytes", "Memory of a map of the data plane.", "map")
+	bytes := e.gauge("map_bytes", "Memory of a map of the data plane, in bytes.", "map")
 	for _, m := range s.status.Maps {
 		entries(float64(m.Used), m.Name)
 		capacity(float64(m.Capacity), m.Name)

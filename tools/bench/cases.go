@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// XDP verdicts, enum xdp_action in linux/bpf.h.
+const (
+	verdictPass = 2
+	verdictTX   = 3
+)
+
+// testCase is one kind of packet against one desired state.
+type testCase struct {
+	name     string
+	ipv6     bool
+	protocol model.Protocol
+	mode     model.Mode
+	// vips that share one pool; the flows spread over all of them.
+	vips int
+	// foreign packets go to an address that no VIP has.
+	foreign bool
+	// floor is the program that does the least such a packet needs, nil if that is nothing.
+	floor func(*benchObjects) *ebpf.Program
+	// verdict and reason are what becomes of each packet.
+	verdict uint32
+	reason  string
+	// flows is how many flows take turns, one measurement for each.
+	flows []uint64
+}
+
+const (
+	backendsPerPool = 100
+	port            = 80
+)
+
+func cases() []testCase {
+	flows := []uint64{1, 1_000, 100_000, 1_000_000, 4_000_000}
+	ipv4 := func(o *benchObjects) *ebpf.Program { return o.FloorIpipIpv4 }
+	ipv6 := func(o *benchObjects) *ebpf.Program { return o.FloorIpipIpv6 }
+	l2 := func(o *benchObjects) *ebpf.Program { return o.FloorL2 }
+	forwarded := testCase{protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1, floor: ipv4,
+		verdict: verdictTX, reason: "tx_forwarded", flows: flows}
+
+	tcp4, tcp6, direct, udp4, many := forwarded, forwarded, forwarded, forwarded, forwarded
+	tcp4.name = "tcp4 dsr-ipip"
+	tcp6.name, tcp6.ipv6, tcp6.floor = "tcp6 dsr-ipip", true, ipv6
+	direct.name, direct.mode, direct.floor = "tcp4 dsr-l2", model.ModeDSRL2, l2
+	udp4.name, udp4.protocol = "udp4 dsr-ipip", model.UDP
+	many.name, many.vips = "tcp4 dsr-ipip 1000 vips", 1000
+	foreign := testCase{name: "tcp4 not ours", protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1,
+		foreign: true, verdict: verdictPass, reason: "pass_not_vip", flows: []uint64{1, 1_000_000}}
+	return []testCase{tcp4, tcp6, direct, udp4, many, foreign}
+}
+
+// host returns an address of the networks set aside for benchmarks: 198.18.0.0/15
+// (RFC 2544) and 2001:2::/48 (RFC 5180). The last two bytes are n.
+func (c *testCase) host(network byte, n int) netip.Addr {
+	if c.ipv6 {
+		return netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 3: 2, 7: network, 14: byte(n >> 8), 15: byte(n)})
+	}
+	return netip.AddrFrom4([4]byte{198, 18 + network, byte(n >> 8), byte(n)})
+}
+
+func (c *testCase) vip(n int) netip.Addr     { return c.host(0, n) }
+func (c *testCase) backend(n int) netip.Addr { return c.host(1, n) }
+
+// target is where flow 0 goes to: the first VIP, or, if foreign, an address beside the VIPs.
+func (c *testCase) target() netip.AddrPort {
+	if c.foreign {
+		return netip.AddrPortFrom(c.vip(c.vips), port)
+	}
+	return netip.AddrPortFrom(c.vip(0), port)
+}
+
+// destinations is over how many addresses the flows spread.
+func (c *testCase) destinations() uint32 {
+	if c.foreign {
+		return 1
+	}
+	return uint32(c.vips)
+}
+
+// state is what the reconciler would give the data plane: all backends healthy and
+// reached through one interface.
+func (c *testCase) state(link int) (forwarding.State, error) {
+	pool := model.Pool{Name: "bench", TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop}
+	paths := map[netip.Addr]forwarding.Path{}
+	for i := range backendsPerPool {
+		address := c.backend(1 + i)
+		pool.Backends = append(pool.Backends, model.Backend{
+			BackendID: model.BackendID{Address: address}, Weight: model.DefaultWeight, State: model.Enabled})
+		paths[address] = forwarding.Path{Link: link, OnLink: true, Outer: c.backend(0), MTU: 1500,
+			Source: [6]byte{2, 0, 0, 0, 1, 0}, Destination: [6]byte{2, 0, 0, 0, 1, byte(1 + i)}}
+	}
+	desired := model.State{Pools: []model.Pool{pool}}
+	for i := range c.vips {
+		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i), Address: c.vip(i),
+			Protocol: c.protocol, Port: port, Mode: c.mode, Pool: pool.Name})
+	}
+	desired.Sort()
+	if err := desired.Validate(); err != nil {
+		return forwarding.State{}, err
+	}
+	up := func(*model.Pool, model.BackendID) model.Health { return model.HealthUp }
+	state, err := forwarding.Build(desired, up, forwarding.State{})
+	state.Paths = paths
+	return state, err
+}
