@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -33,6 +34,10 @@ type testCase struct {
 	reason  string
 	// flows is how many flows take turns, one measurement for each.
 	flows []uint64
+	// tracking of the VIPs. inFlux points them at another pool before measuring,
+	// so that every packet consults the flow table.
+	tracking model.Tracking
+	inFlux   bool
 }
 
 const (
@@ -46,7 +51,7 @@ func cases() []testCase {
 	ipv6 := func(o *benchObjects) *ebpf.Program { return o.FloorIpipIpv6 }
 	l2 := func(o *benchObjects) *ebpf.Program { return o.FloorL2 }
 	forwarded := testCase{protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1, floor: ipv4,
-		verdict: verdictTX, reason: "tx_forwarded", flows: flows}
+		tracking: model.TrackingFlux, verdict: verdictTX, reason: "tx_forwarded", flows: flows}
 
 	tcp4, tcp6, direct, udp4, many := forwarded, forwarded, forwarded, forwarded, forwarded
 	tcp4.name = "tcp4 dsr-ipip"
@@ -54,9 +59,12 @@ func cases() []testCase {
 	direct.name, direct.mode, direct.floor = "tcp4 dsr-l2", model.ModeDSRL2, l2
 	udp4.name, udp4.protocol = "udp4 dsr-ipip", model.UDP
 	many.name, many.vips = "tcp4 dsr-ipip 1000 vips", 1000
+	flux, always := forwarded, forwarded
+	flux.name, flux.inFlux = "tcp4 dsr-ipip in flux", true
+	always.name, always.tracking = "tcp4 dsr-ipip tracking always", model.TrackingAlways
 	foreign := testCase{name: "tcp4 not ours", protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1,
-		foreign: true, verdict: verdictPass, reason: "pass_not_vip", flows: []uint64{1, 1_000_000}}
-	return []testCase{tcp4, tcp6, direct, udp4, many, foreign}
+		tracking: model.TrackingFlux, foreign: true, verdict: verdictPass, reason: "pass_not_vip", flows: []uint64{1, 1_000_000}}
+	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, foreign}
 }
 
 // host returns an address of the networks set aside for benchmarks: 198.18.0.0/15
@@ -87,10 +95,10 @@ func (c *testCase) destinations() uint32 {
 	return uint32(c.vips)
 }
 
-// state is what the reconciler would give the data plane: all backends healthy and
-// reached through one interface.
-func (c *testCase) state(link int) (forwarding.State, error) {
-	pool := model.Pool{Name: "bench", TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop}
+// state is what the reconciler would give the data plane: one pool, all backends
+// healthy and reached through one interface.
+func (c *testCase) state(name string, link int) (forwarding.State, error) {
+	pool := model.Pool{Name: name, TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop}
 	paths := map[netip.Addr]forwarding.Path{}
 	for i := range backendsPerPool {
 		address := c.backend(1 + i)
@@ -102,14 +110,15 @@ func (c *testCase) state(link int) (forwarding.State, error) {
 	desired := model.State{Pools: []model.Pool{pool}}
 	for i := range c.vips {
 		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i), Address: c.vip(i),
-			Protocol: c.protocol, Port: port, Mode: c.mode, Pool: pool.Name})
+			Protocol: c.protocol, Port: port, Mode: c.mode, Pool: pool.Name,
+			Tracking: c.tracking, IdleTimeout: model.DefaultIdleTimeout})
 	}
 	desired.Sort()
 	if err := desired.Validate(); err != nil {
 		return forwarding.State{}, err
 	}
-	up := func(*model.Pool, model.BackendID) model.Health { return model.HealthUp }
-	state, err := forwarding.Build(desired, up, forwarding.State{})
+	up := func(*model.Pool, model.BackendID) (model.Health, time.Time) { return model.HealthUp, time.Time{} }
+	state, err := forwarding.Build(desired, up, time.Time{}, forwarding.State{})
 	state.Paths = paths
 	return state, err
 }

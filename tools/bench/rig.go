@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -58,7 +59,9 @@ func programs() []program {
 }
 
 func newRig(c testCase) (*rig, error) {
-	plane, err := dataplane.Load(dataplane.Limits(config.Default().Limits), seed())
+	limits := dataplane.Limits(config.Default().Limits)
+	limits.Flows = max(limits.Flows, 4*uint32(slices.Max(c.flows)))
+	plane, err := dataplane.Load(limits, seed())
 	if err != nil {
 		return nil, err
 	}
@@ -75,12 +78,18 @@ func (r *rig) setUp() error {
 	if err != nil {
 		return fmt.Errorf("loopback interface: %w", err)
 	}
-	state, err := r.testCase.state(loopback.Index)
-	if err != nil {
-		return err
+	pools := []string{"bench"}
+	if r.testCase.inFlux {
+		pools = []string{"former", "bench"}
 	}
-	if err := r.plane.Apply(state); err != nil {
-		return err
+	for _, pool := range pools {
+		state, err := r.testCase.state(pool, loopback.Index)
+		if err != nil {
+			return err
+		}
+		if err := r.plane.Apply(state); err != nil {
+			return err
+		}
 	}
 	return r.loadGenerator()
 }
