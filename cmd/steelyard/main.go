@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/cli"
+	"github.com/steelyard-lb/steelyard/pkg/dataplane"
 )
 
 // version is set by the linker.
@@ -24,8 +25,12 @@ func main() {
 		Args:    os.Args[1:],
 		Getenv:  os.Getenv,
 		Now:     time.Now,
+		After:   time.After,
 		Version: version,
 		Daemon:  runDaemon,
 		Backend: runBackend,
+		Detach: func(_ context.Context, o cli.DetachOptions) error {
+			return dataplane.Unpin(o.PinPath)
+		},
 	}))
 }

@@ -57,6 +57,7 @@ func configuration(o cli.DaemonOptions) (config.Config, error) {
 	if o.Store != "" {
 		c.Store = o.Store
 	}
+	c.DetachOnExit = c.DetachOnExit || o.DetachOnExit
 	switch o.XDPMode {
 	case "auto":
 		c.XDPMode = config.XDPAuto

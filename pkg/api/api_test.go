@@ -26,12 +26,14 @@ type world struct {
 	*apitest.Controller
 	client *api.Client
 	path   string
+	// now is what the server's clock says.
+	now time.Time
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{Controller: &apitest.Controller{}}
-	w.path = apitest.Serve(t, w.Controller)
+	w := &world{Controller: &apitest.Controller{}, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+	w.path = apitest.Serve(t, w.Controller, func() time.Time { return w.now })
 	w.client = api.NewClient(w.path)
 	t.Cleanup(w.client.Close)
 	return w
@@ -99,9 +101,11 @@ func setBackend(pool string, fields *steelyardv1.BackendFields) *steelyardv1.Mut
 }
 
 func removeBackend(pool, address string) *steelyardv1.Mutation {
-	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemoveBackend{RemoveBackend: &steelyardv1.BackendInPool{
-		Pool: pool, Backend: &steelyardv1.BackendFields{Address: address},
-	}}}
+	return removing(&steelyardv1.RemoveBackend{Pool: pool, Backend: &steelyardv1.BackendFields{Address: address}, Now: true})
+}
+
+func removing(remove *steelyardv1.RemoveBackend) *steelyardv1.Mutation {
+	return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemoveBackend{RemoveBackend: remove}}
 }
 
 func addCheck(pool string, fields *steelyardv1.CheckFields) *steelyardv1.Mutation {
@@ -126,9 +130,10 @@ func TestAddVIPMakesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := model.State{
-		VIPs: []model.VIP{{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRIPIP, Pool: "web"}},
+		VIPs: []model.VIP{{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRIPIP, Pool: "web",
+			Tracking: model.TrackingFlux, IdleTimeout: 15 * time.Minute}},
 		Pools: []model.Pool{{
-			Name: "web", TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop,
+			Name: "web", TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop, DownGrace: 30 * time.Second,
 			Checks: []model.Check{{Name: "tcp", Type: model.CheckTCP, Port: 80, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3}},
 			Backends: []model.Backend{
 				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 1, State: model.Enabled},
@@ -181,17 +186,21 @@ func TestSetChangesOnlyWhatIsGiven(t *testing.T) {
 	before, _ := w.Desired()
 	want := before.Clone()
 	want.VIPs[0].Mode = model.ModeDSRL2
+	want.VIPs[0].Tracking, want.VIPs[0].IdleTimeout = model.TrackingNone, time.Hour
 	pool, err := want.Pool("web")
 	if err != nil {
 		t.Fatal(err)
 	}
 	pool.OnAllDown = model.OnAllDownReset
+	pool.DownGrace, pool.SlowStart = 0, time.Minute
 	pool.Backends[0].Weight = 0
-	pool.Backends[1].State = model.Draining
+	pool.Backends[1].State, pool.Backends[1].Drain = model.Draining, model.Drain{Since: w.now}
 	pool.Checks[0].Fall = 7
 	w.mustChange(t,
 		setVIP(&steelyardv1.VIPFields{Name: "web", Mode: new("dsr-l2")}),
+		setVIP(&steelyardv1.VIPFields{Name: "web", Tracking: new("none"), IdleTimeoutNanoseconds: new(int64(time.Hour))}),
 		setPool(&steelyardv1.PoolFields{Name: "web", OnAllDown: new("reset")}),
+		setPool(&steelyardv1.PoolFields{Name: "web", DownGraceNanoseconds: new(int64(0)), SlowStartNanoseconds: new(int64(time.Minute))}),
 		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.10", Weight: new(uint32(0))}),
 		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.11", State: new("draining")}),
 		setCheck("web", &steelyardv1.CheckFields{Name: "tcp", Fall: new(uint32(7))}),
@@ -263,6 +272,10 @@ func TestChangeErrors(t *testing.T) {
 		"no pool":              {addVIP(&steelyardv1.VIPFields{Name: "x", Address: new("192.0.2.11")}), connect.CodeInvalidArgument, []string{`VIP "x", pool: is missing`}},
 		"bad words, all named": {setVIP(&steelyardv1.VIPFields{Name: "web", Protocol: new("tpc"), Mode: new("nat"), Port: new(uint32(70000))}), connect.CodeInvalidArgument,
 			[]string{"did you mean tcp?", `unknown forwarding mode "nat"`, "70000 is out of range"}},
+		"bad tracking":   {setVIP(&steelyardv1.VIPFields{Name: "web", Tracking: new("fluks")}), connect.CodeInvalidArgument, []string{`VIP "web", tracking:`, "did you mean flux?"}},
+		"idle too long":  {setVIP(&steelyardv1.VIPFields{Name: "web", IdleTimeoutNanoseconds: new(int64(25 * time.Hour))}), connect.CodeInvalidArgument, []string{"idle_timeout", "out of range 1s to 24h"}},
+		"grace too long": {setPool(&steelyardv1.PoolFields{Name: "web", DownGraceNanoseconds: new(int64(2 * time.Hour))}), connect.CodeInvalidArgument, []string{"down_grace"}},
+		"slow backwards": {setPool(&steelyardv1.PoolFields{Name: "web", SlowStartNanoseconds: new(int64(-1))}), connect.CodeInvalidArgument, []string{"slow_start"}},
 		"bad address":    {addBackend("web", "10.0.1"), connect.CodeInvalidArgument, []string{`"10.0.1" is not an address`}},
 		"two violations": {addVIP(&steelyardv1.VIPFields{Name: "x", Address: new("224.0.0.1")}, backends("127.0.0.1")...), connect.CodeInvalidArgument, []string{"multicast", "loopback"}},
 		"zero interval":  {addCheck("web", &steelyardv1.CheckFields{Name: "c", IntervalNanoseconds: new(int64(0)), Port: new(uint32(1))}), connect.CodeInvalidArgument, []string{"interval"}},
@@ -313,8 +326,8 @@ func TestRevisionConflict(t *testing.T) {
 		t.Fatalf("error %v", err)
 	}
 	request.ExpectedRevision = 1
-	if revision, err := w.client.Change(t.Context(), request); err != nil || revision != 2 {
-		t.Errorf("revision %d, error %v", revision, err)
+	if outcome, err := w.client.Change(t.Context(), request); err != nil || outcome.Revision != 2 {
+		t.Errorf("outcome %+v, error %v", outcome, err)
 	}
 }
 
@@ -327,14 +340,20 @@ func TestStatusComesThroughWhole(t *testing.T) {
 		s.Version, s.Started, s.Applied, s.Error = "1.2.3", now, 0, "no room"
 		s.Interfaces = []model.InterfaceStatus{{Name: "eth1", Mode: "generic", Warning: "slow"}}
 		s.VIPs[0].Available, s.VIPs[0].Counters = true, model.Counters{Packets: 1, Bytes: 2, Connections: 3}
+		s.VIPs[0].InFlux, s.VIPs[0].Flows = true, 11
+		s.Pools[0].SlotsInFlux = 12
 		b := &s.Pools[0].Backends[0]
 		b.Health, b.Since, b.Slots = model.HealthDown, now, 9
 		b.NextHop = model.NextHop{Interface: "eth1", VLAN: 7, MAC: "02:00:00:00:00:01", Problem: "p"}
 		b.Counters = model.Counters{Packets: 4, Bytes: 5, Connections: 6}
+		b.State, b.Drain = model.Draining, model.Drain{Since: now, Deadline: now.Add(time.Minute), Remove: true}
+		b.Flows, b.KeepsFlows, b.Named = 13, true, true
 		b.Checks = []model.CheckStatus{{Name: "tcp", Health: model.HealthDown, Result: "L4CON", Detail: "connection refused",
 			Since: now, Checked: now.Add(time.Second), Duration: time.Millisecond, Reason: "3 failed"}}
 		s.Reasons = []model.Reason{{Name: "drop_fragment", Packets: 8}}
 		s.Maps = []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}}
+		s.Flows = model.FlowTable{Live: 1, Capacity: 2, SlotsInFlux: 3, Sweeps: 4, Entries: 5, Took: 6,
+			Remembered: 7, Evicted: 8, EvictedConnections: 9, Unremembered: 10}
 		want = *s
 	})
 	got, err := w.client.Status(t.Context())

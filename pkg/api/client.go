@@ -32,6 +32,8 @@ func (e *Error) Error() string { return e.Message }
 type UnreachableError struct {
 	Path   string
 	Reason string
+	// NoDaemon: nobody listens on the socket. Otherwise somebody may.
+	NoDaemon bool
 }
 
 func (e *UnreachableError) Error() string { return e.Reason }
@@ -72,13 +74,27 @@ func (c *Client) Get(ctx context.Context) (model.State, uint64, error) {
 	return decodeState(response)
 }
 
-// Change applies mutations and returns the new revision.
-func (c *Client) Change(ctx context.Context, request *steelyardv1.ChangeRequest) (uint64, error) {
+// Outcome is what a change led to.
+type Outcome struct {
+	// Revision is the new one.
+	Revision uint64
+	// Draining are the backends that were to be drained or removed, and drain.
+	Draining []BackendName
+}
+
+// BackendName is a backend of a pool.
+type BackendName struct {
+	Pool string
+	ID   model.BackendID
+}
+
+// Change applies mutations.
+func (c *Client) Change(ctx context.Context, request *steelyardv1.ChangeRequest) (Outcome, error) {
 	response, err := c.service.Change(ctx, request)
 	if err != nil {
-		return 0, decodeError(err)
+		return Outcome{}, decodeError(err)
 	}
-	return response.Revision, nil
+	return decodeOutcome(response)
 }
 
 // Status returns what is observed.
@@ -105,11 +121,11 @@ func decodeError(err error) error {
 func explainDial(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return &UnreachableError{path, fmt.Sprintf("no daemon is listening on %s; start it with: steelyard daemon --interface NAME, or name its socket with --socket", path)}
+		return &UnreachableError{path, fmt.Sprintf("no daemon is listening on %s; start it with: steelyard daemon --interface NAME, or name its socket with --socket", path), true}
 	case errors.Is(err, fs.ErrPermission):
-		return &UnreachableError{path, fmt.Sprintf("no permission to use %s; %s", path, whoMay(path))}
+		return &UnreachableError{path, fmt.Sprintf("no permission to use %s; %s", path, whoMay(path)), false}
 	}
-	return &UnreachableError{path, fmt.Sprintf("cannot connect to the daemon: %v", err)}
+	return &UnreachableError{path, fmt.Sprintf("cannot connect to the daemon: %v", err), false}
 }
 
 // whoMay says who may use a socket, as far as can be seen from outside.

@@ -62,6 +62,7 @@ func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 		Name: v.GetName(), Address: decodeWord(d, v.GetAddress(), netip.ParseAddr),
 		Protocol: decodeWord(d, v.GetProtocol(), model.ParseProtocol), Port: d.port(v.GetPort()),
 		Mode: decodeWord(d, v.GetMode(), model.ParseMode), Pool: v.GetPool(),
+		Tracking: decodeWord(d, v.GetTracking(), model.ParseTracking), IdleTimeout: time.Duration(v.GetIdleTimeoutNanoseconds()),
 	}
 }
 
@@ -69,6 +70,7 @@ func (d *decoder) pool(p *steelyardv1.Pool) model.Pool {
 	return model.Pool{
 		Name: p.Name, TableSize: p.TableSize, OnAllDown: decodeWord(d, p.OnAllDown, model.ParseOnAllDown),
 		Checks: list(p.Checks, d.check), Backends: list(p.Backends, d.backend),
+		DownGrace: time.Duration(p.DownGraceNanoseconds), SlowStart: time.Duration(p.SlowStartNanoseconds),
 	}
 }
 
@@ -77,6 +79,10 @@ func (d *decoder) backend(b *steelyardv1.Backend) model.Backend {
 		BackendID: model.BackendID{Address: decodeWord(d, b.GetAddress(), netip.ParseAddr), Port: d.port(b.GetPort())},
 		Weight:    b.GetWeight(),
 		State:     decodeWord(d, b.GetState(), model.ParseAdminState),
+		Drain: model.Drain{
+			Since: decodeTime(b.GetDrain().GetSinceUnixNanoseconds()), Deadline: decodeTime(b.GetDrain().GetDeadlineUnixNanoseconds()),
+			Remove: b.GetDrain().GetRemove(),
+		},
 	}
 }
 
@@ -89,6 +95,15 @@ func (d *decoder) check(c *steelyardv1.Check) model.Check {
 	}
 }
 
+func decodeOutcome(r *steelyardv1.ChangeResponse) (Outcome, error) {
+	d := &decoder{}
+	return Outcome{Revision: r.Revision, Draining: list(r.Draining, d.backendName)}, d.err
+}
+
+func (d *decoder) backendName(b *steelyardv1.BackendName) BackendName {
+	return BackendName{b.Pool, model.BackendID{Address: decodeWord(d, b.Address, netip.ParseAddr), Port: d.port(b.Port)}}
+}
+
 func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 	d := &decoder{}
 	s := model.Status{
@@ -98,12 +113,12 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 			return model.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
 		}),
 		VIPs: list(r.Vips, func(v *steelyardv1.VIPStatus) model.VIPStatus {
-			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, Counters: decodeCounters(v.Counters)}
+			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Counters: decodeCounters(v.Counters)}
 		}),
 		Pools: list(r.Pools, func(p *steelyardv1.PoolStatus) model.PoolStatus {
 			return model.PoolStatus{
 				Name: p.Name, TableSize: p.TableSize, OnAllDown: decodeWord(d, p.OnAllDown, model.ParseOnAllDown),
-				Backends: list(p.Backends, d.backendStatus),
+				SlotsInFlux: p.SlotsInFlux, Backends: list(p.Backends, d.backendStatus),
 			}
 		}),
 		Reasons: list(r.Reasons, func(r *steelyardv1.Reason) model.Reason {
@@ -112,8 +127,18 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 		Maps: list(r.Maps, func(m *steelyardv1.MapUse) model.MapUse {
 			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
+		Flows: decodeFlows(r.Flows),
 	}
 	return s, d.err
+}
+
+func decodeFlows(f *steelyardv1.FlowTable) model.FlowTable {
+	return model.FlowTable{
+		Live: f.GetLive(), Capacity: f.GetCapacity(), SlotsInFlux: f.GetSlotsInFlux(),
+		Sweeps: f.GetSweeps(), Entries: f.GetEntries(), Took: time.Duration(f.GetTookNanoseconds()),
+		Remembered: f.GetRemembered(), Evicted: f.GetEvicted(),
+		EvictedConnections: f.GetEvictedConnections(), Unremembered: f.GetUnremembered(),
+	}
 }
 
 func decodeCounters(c *steelyardv1.Counters) model.Counters {
@@ -127,8 +152,9 @@ func (d *decoder) backendStatus(b *steelyardv1.BackendStatus) model.BackendStatu
 	}
 	return model.BackendStatus{
 		Backend: d.backend(b.Backend), Health: decodeWord(d, b.Health, parseHealth), Since: decodeTime(b.SinceUnixNanoseconds),
-		Checks:   list(b.Checks, d.checkStatus),
-		Slots:    b.Slots,
+		Checks: list(b.Checks, d.checkStatus),
+		Slots:  b.Slots,
+		Flows:  b.Flows, KeepsFlows: b.KeepsFlows, Named: b.Named,
 		NextHop:  model.NextHop{Interface: hop.GetInterface(), VLAN: uint16(hop.GetVlan()), MAC: hop.GetMac(), Problem: hop.GetProblem()},
 		Counters: decodeCounters(b.Counters),
 	}

@@ -35,6 +35,7 @@ func encodeVIP(v model.VIP) *steelyardv1.VIP {
 	return &steelyardv1.VIP{
 		Name: v.Name, Address: v.Address.String(), Protocol: v.Protocol.String(), Port: uint32(v.Port),
 		Mode: v.Mode.String(), Pool: v.Pool,
+		Tracking: v.Tracking.String(), IdleTimeoutNanoseconds: int64(v.IdleTimeout),
 	}
 }
 
@@ -42,13 +43,24 @@ func encodePool(p model.Pool) *steelyardv1.Pool {
 	return &steelyardv1.Pool{
 		Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(),
 		Checks: list(p.Checks, encodeCheck), Backends: list(p.Backends, encodeBackend),
+		DownGraceNanoseconds: int64(p.DownGrace), SlowStartNanoseconds: int64(p.SlowStart),
 	}
 }
 
 func encodeBackend(b model.Backend) *steelyardv1.Backend {
-	return &steelyardv1.Backend{
+	encoded := &steelyardv1.Backend{
 		Address: b.Address.String(), Port: uint32(b.Port), Weight: b.Weight, State: b.State.String(),
 	}
+	if b.State == model.Draining {
+		encoded.Drain = &steelyardv1.Drain{
+			SinceUnixNanoseconds: encodeTime(b.Drain.Since), DeadlineUnixNanoseconds: encodeTime(b.Drain.Deadline), Remove: b.Drain.Remove,
+		}
+	}
+	return encoded
+}
+
+func encodeBackendName(b BackendName) *steelyardv1.BackendName {
+	return &steelyardv1.BackendName{Pool: b.Pool, Address: b.ID.Address.String(), Port: uint32(b.ID.Port)}
 }
 
 func encodeCheck(c model.Check) *steelyardv1.Check {
@@ -68,11 +80,13 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 			return &steelyardv1.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
 		}),
 		Vips: list(s.VIPs, func(v model.VIPStatus) *steelyardv1.VIPStatus {
-			return &steelyardv1.VIPStatus{Vip: encodeVIP(v.VIP), Available: v.Available, Counters: encodeCounters(v.Counters)}
+			return &steelyardv1.VIPStatus{
+				Vip: encodeVIP(v.VIP), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Counters: encodeCounters(v.Counters),
+			}
 		}),
 		Pools: list(s.Pools, func(p model.PoolStatus) *steelyardv1.PoolStatus {
 			return &steelyardv1.PoolStatus{
-				Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(),
+				Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(), SlotsInFlux: p.SlotsInFlux,
 				Backends: list(p.Backends, encodeBackendStatus),
 			}
 		}),
@@ -82,6 +96,15 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 		Maps: list(s.Maps, func(m model.MapUse) *steelyardv1.MapUse {
 			return &steelyardv1.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
+		Flows: encodeFlows(s.Flows),
+	}
+}
+
+func encodeFlows(f model.FlowTable) *steelyardv1.FlowTable {
+	return &steelyardv1.FlowTable{
+		Live: f.Live, Capacity: f.Capacity, SlotsInFlux: f.SlotsInFlux,
+		Sweeps: f.Sweeps, Entries: f.Entries, TookNanoseconds: int64(f.Took),
+		Remembered: f.Remembered, Evicted: f.Evicted, EvictedConnections: f.EvictedConnections, Unremembered: f.Unremembered,
 	}
 }
 
@@ -93,7 +116,7 @@ func encodeBackendStatus(b model.BackendStatus) *steelyardv1.BackendStatus {
 	return &steelyardv1.BackendStatus{
 		Backend: encodeBackend(b.Backend), Health: b.Health.String(), SinceUnixNanoseconds: encodeTime(b.Since),
 		Checks: list(b.Checks, encodeCheckStatus),
-		Slots:  b.Slots,
+		Slots:  b.Slots, Flows: b.Flows, KeepsFlows: b.KeepsFlows, Named: b.Named,
 		NextHop: &steelyardv1.NextHop{
 			Interface: b.NextHop.Interface, Vlan: uint32(b.NextHop.VLAN), Mac: b.NextHop.MAC, Problem: b.NextHop.Problem,
 		},

@@ -69,22 +69,40 @@ func setDuration(dst *time.Duration, given *int64) {
 func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 	at := field(fmt.Sprintf("VIP %q", v.Name))
 	set(&v.Pool, fields.Pool)
+	setDuration(&v.IdleTimeout, fields.IdleTimeoutNanoseconds)
 	return errors.Join(
 		at.address(&v.Address, fields.Address),
 		word(at, "protocol", &v.Protocol, fields.Protocol, model.ParseProtocol),
 		at.port(&v.Port, fields.Port),
 		word(at, "mode", &v.Mode, fields.Mode, model.ParseMode),
+		word(at, "tracking", &v.Tracking, fields.Tracking, model.ParseTracking),
 	)
 }
 
 func setPoolFields(p *model.Pool, fields *steelyardv1.PoolFields) error {
 	set(&p.TableSize, fields.TableSize)
+	setDuration(&p.DownGrace, fields.DownGraceNanoseconds)
+	setDuration(&p.SlowStart, fields.SlowStartNanoseconds)
 	return word(field(fmt.Sprintf("pool %q", p.Name)), "on_all_down", &p.OnAllDown, fields.OnAllDown, model.ParseOnAllDown)
 }
 
-func setBackendFields(pool string, b *model.Backend, fields *steelyardv1.BackendFields) error {
+func setBackendFields(pool string, b *model.Backend, fields *steelyardv1.BackendFields, now time.Time) error {
 	set(&b.Weight, fields.Weight)
-	return word(field(fmt.Sprintf("pool %q, backend %s", pool, b)), "state", &b.State, fields.State, model.ParseAdminState)
+	before := b.State
+	if err := word(atBackend(pool, b.BackendID), "state", &b.State, fields.State, model.ParseAdminState); err != nil {
+		return err
+	}
+	switch {
+	case b.State != model.Draining:
+		b.Drain = model.Drain{}
+	case before != model.Draining:
+		b.Drain = model.Drain{Since: now}
+	}
+	return nil
+}
+
+func atBackend(pool string, id model.BackendID) field {
+	return field(fmt.Sprintf("pool %q, backend %s", pool, id))
 }
 
 // newCheck starts from the defaults of the check's type and, for the timeout, of

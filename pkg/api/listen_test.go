@@ -101,7 +101,7 @@ func TestNoDaemon(t *testing.T) {
 	defer client.Close()
 	_, err := client.Status(t.Context())
 	var unreachable *api.UnreachableError
-	if !errors.As(err, &unreachable) || !strings.Contains(err.Error(), "no daemon is listening on "+path+"; start it with: steelyard daemon") {
+	if !errors.As(err, &unreachable) || !unreachable.NoDaemon || !strings.Contains(err.Error(), "no daemon is listening on "+path+"; start it with: steelyard daemon") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -113,7 +113,7 @@ func TestNoPermission(t *testing.T) {
 		defer client.Close()
 		_, err := client.Status(t.Context())
 		var unreachable *api.UnreachableError
-		if !errors.As(err, &unreachable) || !strings.Contains(err.Error(), `join the group "adm"`) {
+		if !errors.As(err, &unreachable) || unreachable.NoDaemon || !strings.Contains(err.Error(), `join the group "adm"`) {
 			t.Errorf("error %v", err)
 		}
 		return

@@ -6,37 +6,41 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
-// mutate applies mutations in order and judges the outcome. On error the state is
-// of no use any more. What holds for every state is left to [model.State.Validate].
-func mutate(state *model.State, mutations []*steelyardv1.Mutation) error {
+// mutate applies mutations in order and judges the outcome. It returns the backends
+// that were to be drained or removed, and drain. On error the state is of no use any
+// more. What holds for every state is left to [model.State.Validate].
+func mutate(state *model.State, mutations []*steelyardv1.Mutation, now time.Time) (draining []BackendName, err error) {
 	if len(mutations) == 0 {
-		return &model.FieldError{Path: "mutations", Reason: "there are none; nothing to change"}
+		return nil, &model.FieldError{Path: "mutations", Reason: "there are none; nothing to change"}
 	}
-	m := &mutator{State: state}
+	m := &mutator{State: state, now: now}
 	for _, mutation := range mutations {
 		if err := m.apply(mutation); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return m.judge()
+	if err := m.judge(); err != nil {
+		return nil, err
+	}
+	return m.stillDraining(), nil
 }
 
 // mutator is a state under change, with what was taken from it.
 type mutator struct {
 	*model.State
-	// removedPools are names; lastRemoved is the latest backend that a pool lost.
+	now time.Time
+	// removedPools are names.
 	removedPools []string
-	lastRemoved  []removedBackend
-}
-
-type removedBackend struct {
-	pool string
-	id   model.BackendID
+	// leaving are the backends that were removed, or will be once they are drained.
+	leaving []BackendName
+	// drained are those that were given a drain.
+	drained []BackendName
 }
 
 func (m *mutator) apply(mutation *steelyardv1.Mutation) error {
@@ -58,7 +62,9 @@ func (m *mutator) apply(mutation *steelyardv1.Mutation) error {
 	case *steelyardv1.Mutation_SetBackend:
 		return m.setBackend(x.SetBackend.GetPool(), orEmpty(x.SetBackend.GetBackend()))
 	case *steelyardv1.Mutation_RemoveBackend:
-		return m.removeBackend(x.RemoveBackend.GetPool(), orEmpty(x.RemoveBackend.GetBackend()))
+		return m.removeBackend(orEmpty(x.RemoveBackend))
+	case *steelyardv1.Mutation_DrainBackend:
+		return m.drainBackend(orEmpty(x.DrainBackend))
 	case *steelyardv1.Mutation_AddCheck:
 		return m.addCheck(x.AddCheck.GetPool(), orEmpty(x.AddCheck.GetCheck()))
 	case *steelyardv1.Mutation_SetCheck:
@@ -86,12 +92,8 @@ func (m *mutator) judge() error {
 				name, vipNames(users), users[0], users[0])}
 		}
 	}
-	for _, removed := range m.lastRemoved {
-		pool, err := m.Pool(removed.pool)
-		if users := m.VIPsOf(removed.pool); err == nil && len(pool.Backends) == 0 && len(users) > 0 {
-			return &model.ConflictError{Reason: fmt.Sprintf("backend %s is the last one of pool %q, which is in use by %s; add another first, or take it out of use with: steelyard backend drain %s %s",
-				removed.id, removed.pool, vipNames(users), removed.pool, removed.id)}
-		}
+	if err := m.judgeLeaving(); err != nil {
+		return err
 	}
 	for _, v := range m.VIPs {
 		if _, err := m.Pool(v.Pool); err != nil {
@@ -118,9 +120,12 @@ func (m *mutator) addVIP(add *steelyardv1.AddVIP) error {
 	if old, err := m.VIP(fields.GetName()); err == nil {
 		return exists("VIP %q exists already: %s to pool %q; change it with: steelyard vip set %s", old.Name, old.Endpoint(), old.Pool, old.Name)
 	}
-	vip := model.VIP{Name: fields.GetName(), Protocol: model.TCP, Mode: model.ModeDSRIPIP}
+	vip := model.VIP{Name: fields.GetName(), Protocol: model.TCP, Mode: model.ModeDSRIPIP, IdleTimeout: model.DefaultIdleTimeout}
 	if err := setVIPFields(&vip, fields); err != nil {
 		return err
+	}
+	if fields.Tracking == nil {
+		vip.Tracking = model.DefaultTracking(vip.Protocol)
 	}
 	inline := len(add.GetBackends()) > 0
 	switch {
@@ -197,7 +202,7 @@ func (m *mutator) addPool(add *steelyardv1.AddPool) error {
 	if m.hasPool(name) {
 		return exists("pool %q exists already; change it with: steelyard pool set %s, or add backends with: steelyard backend add %s", name, name, name)
 	}
-	pool := model.Pool{Name: name, TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop}
+	pool := model.Pool{Name: name, TableSize: model.DefaultTableSize, OnAllDown: model.OnAllDownDrop, DownGrace: model.DefaultDownGrace}
 	if err := setPoolFields(&pool, fields); err != nil {
 		return err
 	}
@@ -242,7 +247,7 @@ func (m *mutator) addBackend(pool string, fields *steelyardv1.BackendFields) err
 		return exists("backend %s is in pool %q already; change it with: steelyard backend set %s %s", id, pool, pool, id)
 	}
 	b := model.Backend{BackendID: id, Weight: model.DefaultWeight, State: model.Enabled}
-	if err := setBackendFields(pool, &b, fields); err != nil {
+	if err := setBackendFields(pool, &b, fields, m.now); err != nil {
 		return err
 	}
 	p.Backends = append(p.Backends, b)
@@ -254,22 +259,7 @@ func (m *mutator) setBackend(pool string, fields *steelyardv1.BackendFields) err
 	if err != nil {
 		return err
 	}
-	return setBackendFields(pool, b, fields)
-}
-
-func (m *mutator) removeBackend(pool string, fields *steelyardv1.BackendFields) error {
-	b, err := m.findBackend(pool, fields)
-	if err != nil {
-		return err
-	}
-	id := b.BackendID
-	p, err := m.Pool(pool)
-	if err != nil {
-		return err
-	}
-	p.Backends = slices.DeleteFunc(p.Backends, func(b model.Backend) bool { return b.BackendID == id })
-	m.lastRemoved = append(m.lastRemoved, removedBackend{pool, id})
-	return nil
+	return setBackendFields(pool, b, fields, m.now)
 }
 
 func (m *mutator) findBackend(pool string, fields *steelyardv1.BackendFields) (*model.Backend, error) {

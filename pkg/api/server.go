@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -16,12 +17,16 @@ import (
 const maxRequest = 8 << 20
 
 // NewHandler returns the API over a controller and the path to serve it at, as
-// [http.ServeMux.Handle] takes them.
-func NewHandler(c Controller) (string, http.Handler) {
-	return steelyardv1connect.NewSteelyardHandler(&server{c}, connect.WithReadMaxBytes(maxRequest))
+// [http.ServeMux.Handle] takes them. The clock, [time.Now] but for tests, says from
+// when deadlines count.
+func NewHandler(c Controller, clock func() time.Time) (string, http.Handler) {
+	return steelyardv1connect.NewSteelyardHandler(&server{c, clock}, connect.WithReadMaxBytes(maxRequest))
 }
 
-type server struct{ controller Controller }
+type server struct {
+	controller Controller
+	clock      func() time.Time
+}
 
 func (s *server) Get(context.Context, *steelyardv1.GetRequest) (*steelyardv1.GetResponse, error) {
 	state, revision := s.controller.Desired()
@@ -29,13 +34,17 @@ func (s *server) Get(context.Context, *steelyardv1.GetRequest) (*steelyardv1.Get
 }
 
 func (s *server) Change(ctx context.Context, request *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error) {
-	revision, err := s.controller.Change(ctx, request.ExpectedRevision, request.Note, func(state *model.State) error {
-		return mutate(state, request.Mutations)
+	// As it will be read back from the store: no monotonic clock, no zone.
+	now := s.clock().Round(0).UTC()
+	var draining []BackendName
+	revision, err := s.controller.Change(ctx, request.ExpectedRevision, request.Note, func(state *model.State) (err error) {
+		draining, err = mutate(state, request.Mutations, now)
+		return err
 	})
 	if err != nil {
 		return nil, encodeError(err)
 	}
-	return &steelyardv1.ChangeResponse{Revision: revision}, nil
+	return &steelyardv1.ChangeResponse{Revision: revision, Draining: list(draining, encodeBackendName)}, nil
 }
 
 func (s *server) Status(ctx context.Context, _ *steelyardv1.StatusRequest) (*steelyardv1.StatusResponse, error) {

@@ -3,7 +3,9 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +18,7 @@ import (
 func newBackend(a *app) *cobra.Command {
 	cmd := noun("backend", "Servers of a pool; with --vip, prepare this host to be one",
 		newBackendAdd(a), newBackendSet(a), newBackendRemove(a), newBackendList(a), newBackendShow(a),
-		newBackendState(a, "drain", "Keep a backend's flows, but give it no new ones", model.Draining),
+		newBackendDrain(a),
 		newBackendState(a, "enable", "Give a backend new flows", model.Enabled),
 		newBackendState(a, "disable", "Give a backend nothing", model.Disabled))
 	addBackendHost(a, cmd)
@@ -118,24 +120,11 @@ func (a *app) eachBackend(cmd *cobra.Command, expect uint64, done string, args [
 	return a.change(cmd.Context(), expect, named(done, args[0], args[1:]), mutations...)
 }
 
-func newBackendRemove(a *app) *cobra.Command {
-	var expect uint64
-	cmd := verb("remove POOL ADDRESS[:PORT] ...", "Remove backends from a pool", 2, -1, func(cmd *cobra.Command, args []string) error {
-		return a.eachBackend(cmd, expect, "removed", args, func(pool string, id model.BackendID) *steelyardv1.Mutation {
-			return &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_RemoveBackend{RemoveBackend: inPool(pool, backendFields(id))}}
-		})
-	})
-	cmd.Aliases = []string{"rm", "delete"}
-	registerExpect(cmd, &expect)
-	cmd.ValidArgsFunction = a.completeArgs(completePools, completeBackends)
-	return cmd
-}
-
 // newBackendState is a verb that sets the administrative state.
 func newBackendState(a *app, name, short string, state model.AdminState) *cobra.Command {
 	var expect uint64
 	cmd := verb(name+" POOL ADDRESS[:PORT] ...", short, 2, -1, func(cmd *cobra.Command, args []string) error {
-		done := map[model.AdminState]string{model.Draining: "draining", model.Enabled: "enabled", model.Disabled: "disabled"}[state]
+		done := map[model.AdminState]string{model.Enabled: "enabled", model.Disabled: "disabled"}[state]
 		return a.eachBackend(cmd, expect, done, args, func(pool string, id model.BackendID) *steelyardv1.Mutation {
 			fields := backendFields(id)
 			fields.State = new(state.String())
@@ -169,17 +158,51 @@ func newBackendList(a *app) *cobra.Command {
 }
 
 func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
-	t := newTable(w, "POOL", "BACKEND", "STATE", "HEALTH", "CHECK", "WEIGHT", "SLOTS", "SHARE", "PACKETS", "BYTES", "CONNECTIONS", "NOTE")
+	// While all is settled there is nothing to say of flows.
+	tracked := slices.ContainsFunc(pools, func(p model.PoolStatus) bool {
+		return slices.ContainsFunc(p.Backends, func(b model.BackendStatus) bool { return b.Flows > 0 || b.State == model.Draining })
+	})
+	header := []string{"POOL", "BACKEND", "STATE", "HEALTH", "CHECK", "WEIGHT", "SLOTS", "SHARE", "PACKETS", "BYTES", "CONNECTIONS"}
+	t := newTable(w, append(header, optional(tracked, "FLOWS", true, "NOTE")...)...)
 	for i := range pools {
 		p := &pools[i]
 		for _, b := range p.Backends {
 			health := strings.TrimSpace(b.Health.String() + " " + ago(a.Now(), b.Since))
 			result, note := worst(b)
-			t.row(p.Name, b, b.State, health, result, b.Weight, b.Slots, fmt.Sprintf("%.1f%%", 100*share(p, b)),
-				b.Packets, size(b.Bytes), b.Connections, note)
+			cells := []any{p.Name, b, b.State, health, result, b.Weight, b.Slots, fmt.Sprintf("%.1f%%", 100*share(p, b)),
+				b.Packets, size(b.Bytes), b.Connections}
+			t.row(append(cells, optional[any](tracked, b.Flows, true, join("; ", note, flowNote(a.Now(), b)))...)...)
 		}
 	}
 	t.flush()
+}
+
+// join joins what is not empty.
+func join(separator string, parts ...string) string {
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), separator)
+}
+
+// flowNote says what becomes of a backend's flows where that is not obvious:
+// "draining, 42 flows, deadline in 9m40s".
+func flowNote(now time.Time, b model.BackendStatus) string {
+	flows := plural(int(b.Flows), "flow")
+	if b.Named {
+		flows += " and silent ones"
+	}
+	switch {
+	case b.State == model.Draining:
+		return join(", ", "draining", flows, deadlineNote(now, b.Drain), map[bool]string{true: "then removed"}[b.Drain.Remove])
+	case b.State == model.Enabled && b.Health == model.HealthDown && b.KeepsFlows:
+		return "keeps " + flows + " for now"
+	}
+	return ""
+}
+
+func deadlineNote(now time.Time, d model.Drain) string {
+	if d.Deadline.IsZero() {
+		return ""
+	}
+	return "deadline in " + rounded(d.Deadline.Sub(now))
 }
 
 // worst returns the result of the check that speaks for a backend, the first
@@ -245,14 +268,15 @@ func (a *app) printBackend(w io.Writer, pool *model.PoolStatus, b model.BackendS
 	properties(w,
 		"backend", b.String(),
 		"pool", pool.Name,
-		"state", b.State.String(),
+		"state", join(": ", b.State.String(), strings.TrimPrefix(flowNote(a.Now(), b), "draining, ")),
 		"health", strings.TrimSpace(b.Health.String()+" "+ago(a.Now(), b.Since)),
 		"weight", fmt.Sprint(b.Weight),
 		"slots", fmt.Sprintf("%d (%.1f%%)", b.Slots, 100*share(pool, b)),
 		"next hop", hop,
 		"packets", fmt.Sprint(b.Packets),
 		"bytes", size(b.Bytes),
-		"connections", fmt.Sprint(b.Connections))
+		"connections", fmt.Sprint(b.Connections),
+		"flows", fmt.Sprint(b.Flows))
 	if len(b.Checks) == 0 {
 		return
 	}

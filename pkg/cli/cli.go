@@ -28,11 +28,15 @@ type World struct {
 	Args    []string
 	Getenv  func(string) string
 	Now     func() time.Time
+	After   func(time.Duration) <-chan time.Time
 	Version string
 	// Daemon and Backend are `steelyard daemon` and `steelyard backend --vip ...`;
 	// they return when the context ends.
 	Daemon  func(context.Context, DaemonOptions) error
 	Backend func(context.Context, BackendOptions) error
+	// Detach is `steelyard detach`: it takes the program off all interfaces and
+	// removes the pins. No daemon listened on the socket just before.
+	Detach func(context.Context, DetachOptions) error
 }
 
 // Run runs one command and returns the process's exit code; see the codes in
@@ -74,8 +78,8 @@ Exit codes:
   1  failed
   2  wrong usage: an unknown command or flag, a missing argument
   3  not found: no VIP, pool, backend or check of that name
-  4  conflict: the name is taken, it is still in use, or the desired state is no
-     longer at the expected revision
+  4  conflict: the name is taken, it is still in use, the desired state is no
+     longer at the expected revision, or a daemon is still running
   5  an invalid value
   6  no daemon can be reached
 
@@ -100,7 +104,7 @@ are stable, times are RFC 3339, counters count since the data plane was loaded.`
 	flags.StringVar(&a.socket, "socket", "", fmt.Sprintf("unix `path` of the daemon's API (default $%s, or %s)", SocketVariable, DefaultSocket))
 	flags.StringVarP(&a.output, "output", "o", "table", "print as table, json or yaml")
 	completeFlag(root, "output", outputs()...)
-	root.AddCommand(newVIP(a), newPool(a), newBackend(a), newCheck(a), newStatus(a), newDaemon(a), newVersion(a))
+	root.AddCommand(newVIP(a), newPool(a), newBackend(a), newCheck(a), newStatus(a), newDaemon(a), newDetach(a), newVersion(a))
 	return root
 }
 
@@ -112,13 +116,14 @@ func (a *app) socketGiven() string {
 	return a.Getenv(SocketVariable)
 }
 
-func (a *app) client() *api.Client {
-	path := a.socketGiven()
-	if path == "" {
-		path = DefaultSocket
+func (a *app) socketPath() string {
+	if path := a.socketGiven(); path != "" {
+		return path
 	}
-	return api.NewClient(path)
+	return DefaultSocket
 }
+
+func (a *app) client() *api.Client { return api.NewClient(a.socketPath()) }
 
 // noun is a command that only has verbs.
 func noun(name, short string, verbs ...*cobra.Command) *cobra.Command {

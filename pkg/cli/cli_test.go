@@ -31,25 +31,38 @@ type bench struct {
 	now     time.Time
 	daemon  func(context.Context, cli.DaemonOptions) error
 	backend func(context.Context, cli.BackendOptions) error
+	detach  func(context.Context, cli.DetachOptions) error
+	// after is called instead of passing time.
+	after func(time.Duration)
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{Controller: &apitest.Controller{}, now: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
-	b.socket = apitest.Serve(t, b.Controller)
+	b.socket = apitest.Serve(t, b.Controller, func() time.Time { return b.now })
 	return b
 }
 
 // run runs a command and returns what it printed, and its exit code.
 func (b *bench) run(args ...string) (stdout, stderr string, exit int) {
+	return b.runUntil(context.Background(), args...)
+}
+
+func (b *bench) runUntil(ctx context.Context, args ...string) (stdout, stderr string, exit int) {
 	var out, errs bytes.Buffer
-	exit = cli.Run(context.Background(), cli.World{
+	exit = cli.Run(ctx, cli.World{
 		Stdout: &out, Stderr: &errs, Args: args, Version: "1.2.3",
 		Now: func() time.Time { return b.now },
+		After: func(d time.Duration) <-chan time.Time {
+			b.after(d)
+			passed := make(chan time.Time, 1)
+			passed <- b.now
+			return passed
+		},
 		Getenv: func(name string) string {
 			return map[string]string{cli.SocketVariable: b.socket}[name]
 		},
-		Daemon: b.daemon, Backend: b.backend,
+		Daemon: b.daemon, Backend: b.backend, Detach: b.detach,
 	})
 	return out.String(), errs.String(), exit
 }
@@ -145,6 +158,8 @@ func TestGolden(t *testing.T) {
 		"help.txt":             "--help",
 		"help-vip-add.txt":     "vip add --help",
 		"help-backend.txt":     "backend --help",
+		"help-remove.txt":      "backend remove --help",
+		"help-detach.txt":      "detach --help",
 	} {
 		t.Run(name, func(t *testing.T) { golden(t, name, b.must(t, line)) })
 	}
@@ -216,6 +231,8 @@ func TestChanges(t *testing.T) {
 		{"check remove green http-2", "removed check http-2 of pool green"},
 		{"pool remove web", "removed pool web"},
 		{"pool set green --on-all-down drop --expect-revision 14", "changed pool green"},
+		{"vip set web --tracking always --idle-timeout 1h", "changed VIP web"},
+		{"pool set green --down-grace 0s --slow-start 90s", "changed pool green"},
 	} {
 		want := fmt.Sprintf("%s; revision %d\n", row.want, i+1)
 		if out := b.must(t, row.line); out != want {
@@ -225,8 +242,9 @@ func TestChanges(t *testing.T) {
 	state, _ := b.Desired()
 	at := netip.MustParseAddr
 	want := model.State{
-		VIPs: []model.VIP{{Name: "web", Address: at("192.0.2.11"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "green"}},
-		Pools: []model.Pool{{Name: "green", TableSize: 251, OnAllDown: model.OnAllDownDrop,
+		VIPs: []model.VIP{{Name: "web", Address: at("192.0.2.11"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "green",
+			Tracking: model.TrackingAlways, IdleTimeout: time.Hour}},
+		Pools: []model.Pool{{Name: "green", TableSize: 251, OnAllDown: model.OnAllDownDrop, SlowStart: 90 * time.Second,
 			Checks: []model.Check{
 				{Name: "http", Type: model.CheckHTTP, Port: 80, Interval: 5 * time.Second, Timeout: time.Second, Rise: 2, Fall: 4, Path: "/a"},
 				{Name: "icmp", Type: model.CheckICMP, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3},
@@ -240,7 +258,7 @@ func TestChanges(t *testing.T) {
 	if !reflect.DeepEqual(state, want) {
 		t.Errorf("state\n%+v, want\n%+v", state, want)
 	}
-	if out := b.must(t, "vip remove web --with-pool -o json"); out != "{\n  \"revision\": 16,\n  \"applied\": true,\n  \"summary\": \"removed VIP web and pool green\"\n}\n" {
+	if out := b.must(t, "vip remove web --with-pool -o json"); out != "{\n  \"revision\": 18,\n  \"applied\": true,\n  \"summary\": \"removed VIP web and pool green\"\n}\n" {
 		t.Errorf("%s", out)
 	}
 }
@@ -296,6 +314,15 @@ func TestErrors(t *testing.T) {
 		{"vip add x 224.0.0.1:80 --backend 127.0.0.1", 5, "loopback"},
 		{"backend set web 10.0.1.10 --weight 70000", 5, "70000 is out of range 0 to 65535"},
 		{"backend set web 10.0.1.10 --weight heavy", 5, `--weight "heavy"`},
+		{"vip set web --tracking fluks", 5, "did you mean flux?"},
+		{"vip set web --idle-timeout 15", 5, `--idle-timeout "15": not a duration`},
+		{"vip set web --idle-timeout 25h", 5, "out of range 1s to 24h"},
+		{"pool set web --down-grace 2h", 5, "out of range 0s to 1h"},
+		{"backend drain web 10.0.1.10 --deadline 0s", 5, "must be more than 0"},
+		{"backend remove web 10.0.1.10 --now --deadline 5m", 2, "give one of the two"},
+		{"backend remove web 10.0.1.10 10.0.1.11", 4, "is the last one of pool"},
+		{"detach", 4, "a daemon is running on"},
+		{"detach --pin-path steelyard", 5, "is not an absolute path"},
 		{"status -o jsn", 5, `unknown output "jsn"; did you mean json?`},
 		{"status --socket /nonexistent/api.sock", 6, "no daemon is listening on /nonexistent/api.sock; start it with: steelyard daemon"},
 	} {
@@ -330,8 +357,8 @@ func TestDaemonOptions(t *testing.T) {
 		got = o
 		return nil
 	}
-	b.must(t, "daemon --interface eth1,eth2 -i eth3 --store /tmp/s --xdp-mode generic")
-	want := cli.DaemonOptions{Config: cli.DefaultConfig, Interfaces: []string{"eth1", "eth2", "eth3"}, XDPMode: "generic", Socket: b.socket, Store: "/tmp/s"}
+	b.must(t, "daemon --interface eth1,eth2 -i eth3 --store /tmp/s --xdp-mode generic --detach-on-exit")
+	want := cli.DaemonOptions{Config: cli.DefaultConfig, Interfaces: []string{"eth1", "eth2", "eth3"}, XDPMode: "generic", Socket: b.socket, Store: "/tmp/s", DetachOnExit: true}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}

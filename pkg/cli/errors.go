@@ -47,6 +47,7 @@ func exitCode(err error) int {
 		misuse      *usageError
 		bad         *invalidError
 		missing     *model.NotFoundError
+		conflict    *model.ConflictError
 		unreachable *api.UnreachableError
 		answer      *api.Error
 	)
@@ -57,6 +58,8 @@ func exitCode(err error) int {
 		return exitInvalid
 	case errors.As(err, &missing):
 		return exitNotFound
+	case errors.As(err, &conflict):
+		return exitConflict
 	case errors.As(err, &unreachable):
 		return exitUnreachable
 	case errors.As(err, &answer):

@@ -87,11 +87,14 @@ func (o *observed) backend(pool string, id model.BackendID) (*model.PoolStatus, 
 func (o *observed) view(p model.PoolStatus) poolView {
 	view := poolView{
 		Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(),
+		SlotsInFlux: p.SlotsInFlux,
+
 		VIPs:     append([]string{}, o.desired.VIPsOf(p.Name)...),
 		Checks:   []checkView{},
 		Backends: views(p.Backends, func(b model.BackendStatus) backendView { return viewBackend(&p, b) }),
 	}
 	if want, err := o.desired.Pool(p.Name); err == nil {
+		view.DownGrace, view.SlowStart = span(want.DownGrace), span(want.SlowStart)
 		view.Checks = views(want.Checks, func(c model.Check) checkView { return viewCheck(p.Name, c) })
 	}
 	return view

@@ -117,12 +117,17 @@ func properties(w io.Writer, pairs ...string) {
 	t.flush()
 }
 
-// ago renders how long something has lasted in its two largest units.
+// ago renders how long something has lasted.
 func ago(now, since time.Time) string {
 	if since.IsZero() {
 		return ""
 	}
-	d := max(0, now.Sub(since)).Truncate(time.Second)
+	return rounded(now.Sub(since))
+}
+
+// rounded renders a time in whole seconds, in its two largest units.
+func rounded(d time.Duration) string {
+	d = max(0, d).Truncate(time.Second)
 	const day = 24 * time.Hour
 	switch {
 	case d >= day:
@@ -133,6 +138,17 @@ func ago(now, since time.Time) string {
 		return fmt.Sprintf("%dm%ds", d/time.Minute, d%time.Minute/time.Second)
 	}
 	return d.String()
+}
+
+// span renders a setting as an operator would write it: "15m", not "15m0s".
+func span(d time.Duration) string {
+	s := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }
 
 // size renders bytes with a binary prefix.

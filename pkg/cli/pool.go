@@ -3,7 +3,9 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,13 +19,18 @@ func newPool(a *app) *cobra.Command {
 
 // poolFlags are the settings of a pool.
 type poolFlags struct {
-	tableSize uint32
-	onAllDown string
+	tableSize            uint32
+	onAllDown            string
+	downGrace, slowStart time.Duration
 }
 
 func (f *poolFlags) register(cmd *cobra.Command) {
 	cmd.Flags().Uint32Var(&f.tableSize, "table-size", 0, fmt.Sprintf("number of slots, a prime (new pools: %d)", model.DefaultTableSize))
 	cmd.Flags().StringVar(&f.onAllDown, "on-all-down", "", "when no backend is up: drop, reset or last-known (new pools: drop)")
+	cmd.Flags().DurationVar(&f.downGrace, "down-grace", 0, fmt.Sprintf("how long a backend that is down keeps its connections, up to %v (new pools: %v)", span(model.MaxDownGrace), span(model.DefaultDownGrace)))
+	cmd.Flags().DurationVar(&f.slowStart, "slow-start", 0, fmt.Sprintf("time over which a backend that comes up grows to its share, up to %v; 0s: at once (new pools: 0s)", span(model.MaxSlowStart)))
+	completeFlag(cmd, "down-grace")
+	completeFlag(cmd, "slow-start")
 	completeFlag(cmd, "on-all-down", "drop\tdrop new packets", "reset\tanswer TCP with a RST", "last-known\tkeep the last table that had a backend")
 }
 
@@ -32,6 +39,9 @@ func (f *poolFlags) fields(cmd *cobra.Command, name string) *steelyardv1.PoolFie
 		Name:      name,
 		TableSize: given(cmd, "table-size", f.tableSize),
 		OnAllDown: given(cmd, "on-all-down", f.onAllDown),
+
+		DownGraceNanoseconds: given(cmd, "down-grace", int64(f.downGrace)),
+		SlowStartNanoseconds: given(cmd, "slow-start", int64(f.slowStart)),
 	}
 }
 
@@ -65,7 +75,7 @@ backends of a pool without checks count as up.`
 func newPoolSet(a *app) *cobra.Command {
 	var f poolFlags
 	var expect uint64
-	cmd := verb("set NAME [--table-size N] [--on-all-down CHOICE]", "Change a pool", 1, 1, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("set NAME [--table-size N] [--on-all-down CHOICE] ...", "Change a pool", 1, 1, func(cmd *cobra.Command, args []string) error {
 		fields := f.fields(cmd, args[0])
 		if !anyGiven(cmd) {
 			return usage(cmd, "nothing to change: give a flag")
@@ -97,15 +107,26 @@ func newPoolList(a *app) *cobra.Command {
 		}
 		pools := views(o.status.Pools, o.view)
 		return a.print(pools, func(w io.Writer) {
-			t := newTable(w, "POOL", "BACKENDS", "UP", "CHECKS", "TABLE SIZE", "ON ALL DOWN", "VIPS")
+			tracked := slices.ContainsFunc(pools, func(p poolView) bool { return p.flows() > 0 })
+			influx := slices.ContainsFunc(pools, func(p poolView) bool { return p.SlotsInFlux > 0 })
+			header := []string{"POOL", "BACKENDS", "UP", "CHECKS", "TABLE SIZE", "ON ALL DOWN", "VIPS"}
+			t := newTable(w, append(header, optional(tracked, "FLOWS", influx, "IN FLUX")...)...)
 			for _, p := range pools {
-				t.row(p.Name, len(p.Backends), countUp(p), checkNames(p), p.TableSize, p.OnAllDown, strings.Join(p.VIPs, ","))
+				cells := []any{p.Name, len(p.Backends), countUp(p), checkNames(p), p.TableSize, p.OnAllDown, strings.Join(p.VIPs, ",")}
+				t.row(append(cells, optional[any](tracked, p.flows(), influx, p.SlotsInFlux)...)...)
 			}
 			t.flush()
 		})
 	})
 	cmd.Aliases = []string{"ls"}
 	return cmd
+}
+
+func inFlux(p poolView) string {
+	if p.SlotsInFlux == 0 {
+		return "no slots"
+	}
+	return fmt.Sprintf("%s (%.1f%%)", plural(int(p.SlotsInFlux), "slot"), 100*float64(p.SlotsInFlux)/float64(max(1, p.TableSize)))
 }
 
 func countUp(p poolView) int {
@@ -139,7 +160,10 @@ func newPoolShow(a *app) *cobra.Command {
 				"pool", view.Name,
 				"VIPs", strings.Join(view.VIPs, ", "),
 				"table size", fmt.Sprint(view.TableSize),
-				"on all down", view.OnAllDown)
+				"in flux", inFlux(view),
+				"on all down", view.OnAllDown,
+				"down grace", view.DownGrace,
+				"slow start", view.SlowStart)
 			fmt.Fprintln(w)
 			printChecks(w, view.Checks)
 			fmt.Fprintln(w)

@@ -21,6 +21,8 @@ type DaemonOptions struct {
 	// XDPMode is "auto", "native" or "generic".
 	XDPMode       string
 	Socket, Store string
+	// DetachOnExit: take the program off the interfaces at the end.
+	DetachOnExit bool
 }
 
 // DefaultConfig is the configuration file that the daemon reads if it is there.
@@ -49,6 +51,7 @@ VIPs, pools and backends are kept in the store and survive restarts.`, DefaultCo
 	flags.StringVar(&o.Config, "config", DefaultConfig, "configuration `file`")
 	flags.StringSliceVarP(&o.Interfaces, "interface", "i", nil, "attach to this interface, besides those of the configuration; repeat for more")
 	flags.StringVar(&o.Store, "store", "", "`file` that keeps the desired state")
+	flags.BoolVar(&o.DetachOnExit, "detach-on-exit", false, "take the program off the interfaces at the end, and break connections; else traffic goes on until a daemon takes over")
 	registerXDPMode(cmd, &o.XDPMode)
 	return cmd
 }

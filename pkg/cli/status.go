@@ -31,6 +31,12 @@ func (o *observed) viewStatus() statusView {
 		Pools:      views(s.Pools, o.view),
 		Reasons:    map[string]uint64{},
 		Maps:       views(s.Maps, func(m model.MapUse) mapView { return mapView(m) }),
+		FlowTable: flowTableView{
+			Live: s.Flows.Live, Capacity: s.Flows.Capacity, SlotsInFlux: s.Flows.SlotsInFlux,
+			Sweeps: s.Flows.Sweeps, SweepEntries: s.Flows.Entries, SweepSeconds: s.Flows.Took.Seconds(),
+			Remembered: s.Flows.Remembered, Evicted: s.Flows.Evicted,
+			EvictedConnections: s.Flows.EvictedConnections, Unremembered: s.Flows.Unremembered,
+		},
 	}
 	for _, r := range s.Reasons {
 		view.Reasons[r.Name] = r.Packets
@@ -52,6 +58,7 @@ func (a *app) printStatus(w io.Writer, o *observed) {
 	if s.Error != "" {
 		fmt.Fprintf(w, "error: %s\n", s.Error)
 	}
+	printFlux(w, &s.Flows)
 	fmt.Fprintln(w)
 	printInterfaces(w, s.Interfaces)
 	fmt.Fprintln(w)
@@ -63,6 +70,18 @@ func (a *app) printStatus(w io.Writer, o *observed) {
 		a.printBackends(w, s.Pools...)
 	}
 	printReasons(w, s.Reasons)
+}
+
+// printFlux says what the flow table holds, while there is something, and sounds
+// the alarm if it was too small.
+func printFlux(w io.Writer, f *model.FlowTable) {
+	if f.SlotsInFlux > 0 || f.Live > 0 {
+		fmt.Fprintf(w, "in flux: %s; %d of %d entries of the flow table in use\n", plural(int(f.SlotsInFlux), "slot"), f.Live, f.Capacity)
+	}
+	if f.EvictedConnections > 0 || f.Unremembered > 0 {
+		fmt.Fprintf(w, "ALARM: the flow table had no room: %s evicted, %d not remembered; they may break when backends change; raise limits.flows in the configuration\n",
+			plural(int(f.EvictedConnections), "connection"), f.Unremembered)
+	}
 }
 
 func printInterfaces(w io.Writer, interfaces []model.InterfaceStatus) {

@@ -25,18 +25,29 @@ type vipView struct {
 	Port     uint16 `json:"port"`
 	Mode     string `json:"mode"`
 	Pool     string `json:"pool"`
+	// Tracking says which flows are remembered: "flux", "always" or "none".
+	Tracking    string `json:"tracking"`
+	IdleTimeout string `json:"idle_timeout"`
 	// Available while a backend takes new flows.
 	Available bool `json:"available"`
+	// InFlux while flows may be on the pool that the VIP had before.
+	InFlux bool `json:"in_flux"`
+	// Flows that the flow table holds.
+	Flows uint64 `json:"flows"`
 	countersView
 }
 
 type poolView struct {
-	Name      string        `json:"name"`
-	TableSize uint32        `json:"table_size"`
-	OnAllDown string        `json:"on_all_down"`
-	VIPs      []string      `json:"vips"`
-	Checks    []checkView   `json:"checks"`
-	Backends  []backendView `json:"backends"`
+	Name      string `json:"name"`
+	TableSize uint32 `json:"table_size"`
+	OnAllDown string `json:"on_all_down"`
+	DownGrace string `json:"down_grace"`
+	SlowStart string `json:"slow_start"`
+	// SlotsInFlux of the table's slots.
+	SlotsInFlux uint32        `json:"slots_in_flux"`
+	VIPs        []string      `json:"vips"`
+	Checks      []checkView   `json:"checks"`
+	Backends    []backendView `json:"backends"`
 }
 
 type checkView struct {
@@ -62,15 +73,30 @@ type backendView struct {
 	Port    uint16 `json:"port"`
 	Weight  uint32 `json:"weight"`
 	State   string `json:"state"`
-	Health  string `json:"health"`
+	// Drain says how draining ends; only draining backends have it.
+	Drain  *drainView `json:"drain,omitempty"`
+	Health string     `json:"health"`
 	// Since is when Health last changed.
 	Since time.Time `json:"since,omitzero"`
 	Slots uint32    `json:"slots"`
 	// Share is the part of the pool's slots that it owns, 0 to 1.
 	Share   float64     `json:"share"`
 	NextHop nextHopView `json:"next_hop"`
+	// Flows that the flow table holds: of slots in flux, unless all are tracked.
+	Flows uint64 `json:"flows"`
+	// KeepsFlows while it gets the packets of the flows that it has.
+	KeepsFlows bool `json:"keeps_flows"`
+	// SilentFlows: it may have flows besides that have not been heard of yet.
+	SilentFlows bool `json:"silent_flows"`
 	countersView
 	Checks []resultView `json:"checks"`
+}
+
+type drainView struct {
+	Since    time.Time `json:"since,omitzero"`
+	Deadline time.Time `json:"deadline,omitzero"`
+	// Remove: it is removed in the end, not disabled.
+	Remove bool `json:"remove"`
 }
 
 type nextHopView struct {
@@ -107,8 +133,28 @@ type statusView struct {
 	VIPs       []vipView       `json:"vips"`
 	Pools      []poolView      `json:"pools"`
 	// Reasons counts every way out of the packet path.
-	Reasons map[string]uint64 `json:"reasons"`
-	Maps    []mapView         `json:"maps"`
+	Reasons   map[string]uint64 `json:"reasons"`
+	Maps      []mapView         `json:"maps"`
+	FlowTable flowTableView     `json:"flow_table"`
+}
+
+// flowTableView is what the last sweep found, and what happened since the start.
+type flowTableView struct {
+	// Live entries of Capacity.
+	Live        uint64 `json:"live"`
+	Capacity    uint64 `json:"capacity"`
+	SlotsInFlux uint64 `json:"slots_in_flux"`
+	// Sweeps so far; the last one looked at SweepEntries in SweepSeconds of
+	// processor time.
+	Sweeps       uint64  `json:"sweeps"`
+	SweepEntries uint64  `json:"sweep_entries"`
+	SweepSeconds float64 `json:"sweep_seconds"`
+	Remembered   uint64  `json:"remembered"`
+	Evicted      uint64  `json:"evicted"`
+	// EvictedConnections and Unremembered are flows that may break at the next
+	// change: the table is too small.
+	EvictedConnections uint64 `json:"evicted_connections"`
+	Unremembered       uint64 `json:"unremembered"`
 }
 
 type interfaceView struct {
@@ -131,6 +177,8 @@ type changeView struct {
 	Applied bool   `json:"applied"`
 	Error   string `json:"error,omitempty"`
 	Summary string `json:"summary"`
+	// Draining are the backends that a drain or a removal left draining.
+	Draining []string `json:"draining,omitempty"`
 }
 
 // views converts every element; its result is never nil, so that it prints as [].
@@ -149,7 +197,8 @@ func viewCounters(c model.Counters) countersView {
 func viewVIP(v model.VIPStatus) vipView {
 	return vipView{
 		Name: v.Name, Address: v.Address.String(), Protocol: v.Protocol.String(), Port: v.Port,
-		Mode: v.Mode.String(), Pool: v.Pool, Available: v.Available, countersView: viewCounters(v.Counters),
+		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
+		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}
 }
 
@@ -162,13 +211,27 @@ func viewCheck(pool string, c model.Check) checkView {
 }
 
 func viewBackend(p *model.PoolStatus, b model.BackendStatus) backendView {
-	return backendView{
+	view := backendView{
 		Pool: p.Name, Address: b.Address.String(), Port: b.Port, Weight: b.Weight, State: b.State.String(),
 		Health: b.Health.String(), Since: b.Since.UTC(), Slots: b.Slots, Share: share(p, b),
-		NextHop:      nextHopView(b.NextHop),
+		NextHop: nextHopView(b.NextHop),
+		Flows:   b.Flows, KeepsFlows: b.KeepsFlows, SilentFlows: b.Named,
 		countersView: viewCounters(b.Counters),
 		Checks:       views(b.Checks, viewResult),
 	}
+	if b.State == model.Draining {
+		view.Drain = &drainView{b.Drain.Since.UTC(), b.Drain.Deadline.UTC(), b.Drain.Remove}
+	}
+	return view
+}
+
+// flows of all backends of a pool.
+func (p poolView) flows() uint64 {
+	var n uint64
+	for _, b := range p.Backends {
+		n += b.Flows
+	}
+	return n
 }
 
 func share(p *model.PoolStatus, b model.BackendStatus) float64 {

@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,14 +17,22 @@ func newVIP(a *app) *cobra.Command {
 }
 
 // vipFlags are the settings of a VIP.
-type vipFlags struct{ protocol, mode, pool string }
+type vipFlags struct {
+	protocol, mode, pool, tracking string
+	idleTimeout                    time.Duration
+}
 
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.protocol, "protocol", "", "tcp or udp (new VIPs: tcp)")
 	flags.StringVar(&f.mode, "mode", "", "how packets are forwarded: dsr-ipip or dsr-l2 (new VIPs: dsr-ipip)")
 	flags.StringVar(&f.pool, "pool", "", "`name` of the pool that serves it")
+	flags.StringVar(&f.tracking, "tracking", "", "connections to remember: flux, always or none (new VIPs: flux; udp: always)")
+	flags.DurationVar(&f.idleTimeout, "idle-timeout", 0, fmt.Sprintf("how long a connection may be silent and still be kept, %v to %v (new VIPs: %v)",
+		span(model.MinIdleTimeout), span(model.MaxIdleTimeout), span(model.DefaultIdleTimeout)))
 	completeFlag(cmd, "protocol", "tcp", "udp")
+	completeFlag(cmd, "tracking", "flux\tthose that a change of backends would move", "always\tall", "none\tnone: changes of backends break some")
+	completeFlag(cmd, "idle-timeout")
 	completeFlag(cmd, "mode", "dsr-ipip\tencapsulate in IP", "dsr-l2\trewrite the MAC address")
 	a.completeFlagFrom(cmd, "pool", completePools)
 }
@@ -33,6 +43,9 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Protocol: given(cmd, "protocol", f.protocol),
 		Mode:     given(cmd, "mode", f.mode),
 		Pool:     given(cmd, "pool", f.pool),
+		Tracking: given(cmd, "tracking", f.tracking),
+
+		IdleTimeoutNanoseconds: given(cmd, "idle-timeout", int64(f.idleTimeout)),
 	}
 }
 
@@ -103,7 +116,7 @@ func vipAdded(f vipFlags, add *steelyardv1.AddVIP, args []string) string {
 func newVIPSet(a *app) *cobra.Command {
 	var f vipFlags
 	var expect uint64
-	cmd := verb("set NAME [ADDRESS:PORT] [--pool POOL] [--mode MODE] [--protocol PROTOCOL]", "Change a VIP", 1, 2, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("set NAME [ADDRESS:PORT] [--pool POOL] [--mode MODE] [--tracking TRACKING] ...", "Change a VIP", 1, 2, func(cmd *cobra.Command, args []string) error {
 		fields := f.fields(cmd, args[0])
 		if len(args) == 2 {
 			if err := setEndpoint(fields, args[1]); err != nil {
@@ -175,11 +188,28 @@ func newVIPList(a *app) *cobra.Command {
 }
 
 func printVIPs(w io.Writer, vips []model.VIPStatus) {
-	t := newTable(w, "VIP", "ENDPOINT", "MODE", "POOL", "AVAILABLE", "PACKETS", "BYTES", "CONNECTIONS")
+	// While all is settled there is nothing to say of flows.
+	tracked := slices.ContainsFunc(vips, func(v model.VIPStatus) bool { return v.Flows > 0 })
+	influx := slices.ContainsFunc(vips, func(v model.VIPStatus) bool { return v.InFlux })
+	header := []string{"VIP", "ENDPOINT", "MODE", "POOL", "AVAILABLE", "PACKETS", "BYTES", "CONNECTIONS"}
+	t := newTable(w, append(header, optional(tracked, "FLOWS", influx, "IN FLUX")...)...)
 	for _, v := range vips {
-		t.row(v.Name, v.Endpoint(), v.Mode, v.Pool, yesNo(v.Available), v.Packets, size(v.Bytes), v.Connections)
+		cells := []any{v.Name, v.Endpoint(), v.Mode, v.Pool, yesNo(v.Available), v.Packets, size(v.Bytes), v.Connections}
+		t.row(append(cells, optional[any](tracked, v.Flows, influx, yesNo(v.InFlux))...)...)
 	}
 	t.flush()
+}
+
+// optional returns the cells of two columns that a table may have.
+func optional[T any](first bool, a T, second bool, b T) []T {
+	var cells []T
+	if first {
+		cells = append(cells, a)
+	}
+	if second {
+		cells = append(cells, b)
+	}
+	return cells
 }
 
 func yesNo(b bool) string {
@@ -209,6 +239,8 @@ func newVIPShow(a *app) *cobra.Command {
 		}{viewVIP(v), o.view(*pool).Backends}
 		return a.print(view, func(w io.Writer) {
 			printVIPs(w, []model.VIPStatus{v})
+			fmt.Fprintln(w)
+			properties(w, "tracking", v.Tracking.String(), "idle timeout", span(v.IdleTimeout))
 			fmt.Fprintln(w)
 			a.printBackends(w, *pool)
 		})

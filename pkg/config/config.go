@@ -24,6 +24,8 @@ const (
 	MaxBackends = 1 << 20
 	MinSlots    = model.MinTableSize
 	MaxSlots    = 1 << 28
+	MinFlows    = 1024
+	MaxFlows    = 1 << 28
 )
 
 // XDPMode is how the program is attached to an interface.
@@ -84,7 +86,15 @@ type Config struct {
 	Metrics       Metrics
 	// Store is the absolute path of the file that keeps desired state.
 	Store string
-	Log   Log
+	// PinPath is the absolute path of a directory in a bpffs, where programs and
+	// maps outlive the daemon.
+	PinPath string
+	// DetachOnExit takes the program off the interfaces when the daemon ends.
+	DetachOnExit bool
+	// SweepShare bounds what sweeping the flow table may take, in percent of one
+	// core, 1 to 100.
+	SweepShare uint32
+	Log        Log
 }
 
 // Encapsulation holds the outer source addresses; the zero Addr stands for the
@@ -98,6 +108,8 @@ type Limits struct {
 	VIPs, Pools, Backends uint32
 	// Slots of all pools together.
 	Slots uint32
+	// Flows that the flow table has room for, a power of two.
+	Flows uint32
 }
 
 // API is where the daemon serves its API.
@@ -123,10 +135,12 @@ type Log struct {
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
-		Limits:  Limits{VIPs: 1024, Pools: 64, Backends: 4096, Slots: 64 * 65552},
-		API:     API{Socket: "/run/steelyard/api.sock"},
-		Metrics: Metrics{Listen: "127.0.0.1:9464"},
-		Store:   "/var/lib/steelyard/state.db",
+		Limits:     Limits{VIPs: 1024, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20},
+		API:        API{Socket: "/run/steelyard/api.sock"},
+		Metrics:    Metrics{Listen: "127.0.0.1:9464"},
+		Store:      "/var/lib/steelyard/state.db",
+		PinPath:    "/sys/fs/bpf/steelyard",
+		SweepShare: 5,
 	}
 }
 
@@ -193,6 +207,7 @@ func (r *reader) config(root node, c *Config) {
 			"pools":    r.number(&c.Limits.Pools, 1, MaxPools),
 			"backends": r.number(&c.Limits.Backends, 1, MaxBackends),
 			"slots":    r.number(&c.Limits.Slots, MinSlots, MaxSlots),
+			"flows":    r.powerOfTwo(&c.Limits.Flows, MinFlows, MaxFlows),
 		}),
 		"api": r.section(keys{
 			"socket": r.text(setSocket(&c.API.Socket)),
@@ -201,7 +216,10 @@ func (r *reader) config(root node, c *Config) {
 		"metrics": r.section(keys{
 			"listen": r.text(setListen(&c.Metrics.Listen)),
 		}),
-		"store": r.text(setPath(&c.Store)),
+		"store":          r.text(setPath(&c.Store)),
+		"pin_path":       r.text(setPath(&c.PinPath)),
+		"detach_on_exit": r.truth(&c.DetachOnExit),
+		"sweep_share":    r.number(&c.SweepShare, 1, 100),
 		"log": r.section(keys{
 			"level":  r.text(setLevel(&c.Log.Level)),
 			"format": oneOf(r, &c.Log.Format, LogText, LogJSON),

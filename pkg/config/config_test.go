@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -59,10 +60,13 @@ interfaces: [ens1f0, bond0.100]
 xdp_mode: native
 hash_seed: "00112233445566778899aabbccddeeff"
 encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::1" }
-limits: { vips: 65535, pools: 65535, backends: 1048576, slots: 268435456 }
+limits: { vips: 65535, pools: 65535, backends: 1048576, slots: 268435456, flows: 5000000 }
 api: { socket: /run/a/../b.sock, group: adm }
 metrics: { listen: "[2001:db8::1]:9464" }
 store: /srv/state.db
+pin_path: /sys/fs/bpf/lb//one/
+detach_on_exit: true
+sweep_share: 100
 log: { level: debug, format: json }
 `))
 	if err != nil {
@@ -73,14 +77,26 @@ log: { level: debug, format: json }
 		XDPMode:       XDPNative,
 		HashSeed:      [16]byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
 		Encapsulation: Encapsulation{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		Limits:        Limits{VIPs: 65535, Pools: 65535, Backends: 1 << 20, Slots: 1 << 28},
+		Limits:        Limits{VIPs: 65535, Pools: 65535, Backends: 1 << 20, Slots: 1 << 28, Flows: 1 << 23},
 		API:           API{Socket: "/run/b.sock", Group: "adm"},
 		Metrics:       Metrics{Listen: "[2001:db8::1]:9464"},
 		Store:         "/srv/state.db",
+		PinPath:       "/sys/fs/bpf/lb/one",
+		DetachOnExit:  true,
+		SweepShare:    100,
 		Log:           Log{Level: slog.LevelDebug, Format: LogJSON},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+}
+
+func TestFlowsAreAPowerOfTwo(t *testing.T) {
+	for given, want := range map[uint32]uint32{1024: 1024, 1025: 2048, 1 << 20: 1 << 20, 1<<20 + 1: 1 << 21, 1<<28 - 1: 1 << 28, 1 << 28: 1 << 28} {
+		c, err := Parse("flows.yaml", fmt.Appendf(nil, "limits: {flows: %d}\n", given))
+		if err != nil || c.Limits.Flows != want {
+			t.Errorf("%d gives %d, want %d; %v", given, c.Limits.Flows, want, err)
+		}
 	}
 }
 
@@ -100,7 +116,7 @@ func TestBadInput(t *testing.T) {
 		place, want string
 	}{
 		{"unknown key", "interfaces: [eth1]\nxdp-mode: auto\n", "2:1", "xdp-mode: unknown key; did you mean xdp_mode?"},
-		{"unknown key, nothing near", "qqqqqqqq: 1\n", "1:1", "known here: api, encapsulation,"},
+		{"unknown key, nothing near", "qqqqqqqq: 1\n", "1:1", "known here: api, detach_on_exit, encapsulation,"},
 		{"unknown key in a section", "limits:\n  vips: 1\n  vipps: 3\n", "3:3", "limits.vipps: unknown key; did you mean vips?"},
 		{"merge key", "<<: {store: /x}\n", "1:1", "unknown key"},
 		{"key twice", "store: /a\nstore: /b\n", "2:1", `"store" already defined at [1:1]`},
@@ -129,6 +145,16 @@ func TestBadInput(t *testing.T) {
 		{"backends", "limits: {backends: 1048577}\n", "1:20", "out of range 1 to 1048576"},
 		{"slots, few", "limits: {slots: 250}\n", "1:17", "out of range 251 to 268435456"},
 		{"slots, many", "limits: {slots: 268435457}\n", "1:17", "out of range 251 to 268435456"},
+		{"flows, few", "limits: {flows: 1023}\n", "1:17", "out of range 1024 to 268435456"},
+		{"flows, many", "limits: {flows: 268435457}\n", "1:17", "out of range 1024 to 268435456"},
+		{"flows, text", "limits: {flows: many}\n", "1:17", "limits.flows: want a whole number"},
+		{"pins nowhere", "pin_path: \"\"\n", "1:11", `pin_path: "" is not an absolute path`},
+		{"pins relative", "pin_path: bpf/steelyard\n", "1:11", "is not an absolute path"},
+		{"truth is text", "detach_on_exit: \"true\"\n", "1:17", "detach_on_exit: want true or false, not text"},
+		{"truth is a number", "detach_on_exit: 1\n", "1:17", "want true or false, not a whole number"},
+		{"truth of YAML 1.1", "detach_on_exit: yes\n", "1:17", "want true or false, not text"},
+		{"sweep, none", "sweep_share: 0\n", "1:14", "0 is out of range 1 to 100"},
+		{"sweep, two cores", "sweep_share: 200\n", "1:14", "200 is out of range 1 to 100"},
 		{"mode", "xdp_mode: skb\n", "1:11", `"skb" is none of auto, native, generic`},
 		{"seed unquoted", "hash_seed: 0x1122\n", "1:12", "hash_seed: want text (\"0x1122\" in quotes?)"},
 		{"seed short", "hash_seed: \"0011\"\n", "1:12", "want 32 hexadecimal digits"},

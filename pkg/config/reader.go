@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 
@@ -165,6 +166,26 @@ func (r *reader) number(dst *uint32, low, high uint32) field {
 			return
 		}
 		*dst = uint32(n)
+	}
+}
+
+// powerOfTwo reads a number and rounds it up to a power of two. high is one.
+func (r *reader) powerOfTwo(dst *uint32, low, high uint32) field {
+	return func(path string, value node) {
+		n := *dst
+		r.number(&n, low, high)(path, value)
+		*dst = 1 << bits.Len32(n-1)
+	}
+}
+
+func (r *reader) truth(dst *bool) field {
+	return func(path string, value node) {
+		b, ok := value.(*ast.BoolNode)
+		if !ok {
+			r.fail(value, path, "want true or false, not %s", kind(value))
+			return
+		}
+		*dst = b.Value
 	}
 }
 

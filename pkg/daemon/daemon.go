@@ -103,7 +103,7 @@ func (d *daemon) open() error {
 		OuterIPv4: d.Config.Encapsulation.SourceIPv4,
 		OuterIPv6: d.Config.Encapsulation.SourceIPv6,
 
-		SweepShare: d.Config.SweepShare,
+		SweepShare: int(d.Config.SweepShare),
 	})
 	return err
 }

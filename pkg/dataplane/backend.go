@@ -18,7 +18,8 @@ const (
 )
 
 // writePlace writes the records of a place's backends, and takes every ability
-// from those that are not the pool's any more.
+// from those that are not the pool's any more. Only where a VIP has moved away and
+// its flows have not do they keep what they have.
 func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
 	wanted := make(map[model.BackendID]bool, len(pool.Backends))
 	for _, b := range pool.Backends {
@@ -36,10 +37,26 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 		p.backends.store(at.base()+owner, record)
 	}
 	for id, owner := range at.owners {
-		if !wanted[id] {
-			p.backends.store(at.base()+owner, lbBackend{})
+		if wanted[id] {
+			continue
+		}
+		var record lbBackend
+		if p.isPrior(at) {
+			record = p.backends.elements[at.base()+owner]
+			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
+		}
+		p.backends.store(at.base()+owner, record)
+	}
+}
+
+// isPrior reports whether a VIP has moved away from a place and has not settled yet.
+func (p *Plane) isPrior(at *place) bool {
+	for _, v := range p.applied.vips {
+		if v.prior == at && v.place != at {
+			return true
 		}
 	}
+	return false
 }
 
 func able(b forwarding.Backend) uint8 {

@@ -103,20 +103,24 @@ func (t *Table) Reset(slot uint32) {
 	t.write(slot, Settled(0))
 }
 
-// Settle settles the slots that may, and returns them. A slot may settle once it
-// has been in flux for the idle time, so that every live flow has shown itself,
-// and the flow table holds no live entry of it whose backend is not its owner.
+// Settle settles the slots that may, and returns them. A slot may settle if the
+// flow table holds no live entry of it whose backend is not its owner, once it has
+// been in flux for longer than the idle time, so that every live flow has shown
+// itself.
 //
 // held is what a sweep found that began at a tick: whether a slot has such an
-// entry. A slot that has moved since then waits for the next sweep.
+// entry. A sweep looks at each entry once, and the first ones as soon as it
+// begins: the idle time must have passed by then, and a slot that has moved since
+// then waits for the next sweep.
 func (t *Table) Settle(began, now, idle Tick, held func(slot uint32) bool) []uint32 {
 	var settled []uint32
-	if t.inFlux == 0 || t.lossy && Age(now, t.lost) <= idle {
+	sweep := Age(now, began)
+	if t.inFlux == 0 || t.lossy && Age(now, t.lost) <= sweep+idle {
 		return nil
 	}
 	for i, w := range t.words {
 		slot := uint32(i)
-		if !w.InFlux() || Age(now, t.since[i]) <= idle || Age(now, t.moved[i]) <= Age(now, began) || held(slot) {
+		if !w.InFlux() || Age(now, t.since[i]) <= sweep+idle || Age(now, t.moved[i]) <= sweep || held(slot) {
 			continue
 		}
 		t.write(slot, w.Settle())

@@ -46,19 +46,21 @@ func filled() model.Status {
 		Interfaces: []model.InterfaceStatus{{Name: "eth1", Mode: "native"}},
 		VIPs: []model.VIPStatus{
 			{VIP: model.VIP{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRIPIP, Pool: "web"},
-				Available: true, Counters: model.Counters{Packets: 10, Bytes: 2000, Connections: 3}},
+				Available: true, InFlux: true, Flows: 21, Counters: model.Counters{Packets: 10, Bytes: 2000, Connections: 3}},
 			{VIP: model.VIP{Name: "dns", Address: netip.MustParseAddr("2001:db8::53"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web"}},
 		},
-		Pools: []model.PoolStatus{{Name: "web", TableSize: 65537, Backends: []model.BackendStatus{
+		Pools: []model.PoolStatus{{Name: "web", TableSize: 65537, SlotsInFlux: 300, Backends: []model.BackendStatus{
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 2, State: model.Enabled},
 				Health: model.HealthUp, Slots: 65537, NextHop: model.NextHop{MAC: "02:00:00:00:00:01"},
 				Counters: model.Counters{Packets: 10, Bytes: 2000, Connections: 3},
 				Checks:   []model.CheckStatus{check("tcp", model.HealthUp, "L4OK"), {Name: "http"}}},
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8:1::10"), Port: 8080}, Weight: 1, State: model.Draining},
-				Health: model.HealthDown, Checks: []model.CheckStatus{check("tcp", model.HealthDown, "L4CON")}},
+				Health: model.HealthDown, Flows: 42, KeepsFlows: true, Named: true, Checks: []model.CheckStatus{check("tcp", model.HealthDown, "L4CON")}},
 		}}},
 		Reasons: []model.Reason{{Name: "pass_not_vip", Packets: 5}, {Name: "tx_echo_reply", Packets: 1}, {Name: "redirect_forwarded", Packets: 10}, {Name: "drop_fragment"}},
 		Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}},
+		Flows: model.FlowTable{Live: 63, Capacity: 1024, SlotsInFlux: 300, Sweeps: 5, Entries: 1000, Took: 2500 * time.Microsecond,
+			Remembered: 70, Evicted: 4, EvictedConnections: 3, Unremembered: 2},
 	}
 }
 

@@ -27,6 +27,7 @@ func (s snapshot) Collect(ch chan<- prometheus.Metric) {
 	s.pools(e)
 	s.checks(e)
 	s.dataplane(e)
+	s.flows(e)
 }
 
 // emitter sends metrics.
@@ -81,6 +82,8 @@ func (s snapshot) vips(e emitter) {
 	bytes := e.counter("vip_bytes_total", "Bytes that arrived for a VIP, from the IP header on, before any encapsulation.", labels...)
 	connections := e.counter("vip_connections_total", "Connections asked for of a VIP: TCP SYNs.", labels...)
 	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", labels...)
+	flows := e.gauge("vip_flows", "Flows of a VIP that the flow table holds.", labels...)
+	influx := e.gauge("vip_in_flux", "1 while flows may be on the pool that a VIP had before.", labels...)
 	info := e.gauge("vip_info", "Always 1; how a VIP is forwarded, and the pool that serves it.", append(labels, "mode", "pool")...)
 	for _, v := range s.status.VIPs {
 		port := "any"
@@ -92,6 +95,8 @@ func (s snapshot) vips(e emitter) {
 		bytes(float64(v.Bytes), values...)
 		connections(float64(v.Connections), values...)
 		available(number(v.Available), values...)
+		flows(float64(v.Flows), values...)
+		influx(number(v.InFlux), values...)
 		info(1, append(values, v.Mode.String(), v.Pool)...)
 	}
 }
@@ -106,9 +111,13 @@ func (s snapshot) pools(e emitter) {
 	weight := e.gauge("backend_weight", "Weight of a backend.", "pool", "backend")
 	slots := e.gauge("backend_slots", "Slots that a backend owns in its pool's table.", "pool", "backend")
 	resolved := e.gauge("backend_resolved", "1 while the next hop to a backend is known.", "pool", "backend")
+	flows := e.gauge("backend_flows", "Flows of a backend that the flow table holds.", "pool", "backend")
+	keeps := e.gauge("backend_keeps_flows", "1 while a backend gets the packets of the flows that it has.", "pool", "backend")
 	size := e.gauge("pool_slots", "Slots of a pool's table.", "pool")
+	influx := e.gauge("pool_slots_in_flux", "Slots of a pool's table that are in flux.", "pool")
 	for _, p := range s.status.Pools {
 		size(float64(p.TableSize), p.Name)
+		influx(float64(p.SlotsInFlux), p.Name)
 		for _, b := range p.Backends {
 			id := b.String()
 			packets(float64(b.Packets), p.Name, id)
@@ -124,6 +133,8 @@ func (s snapshot) pools(e emitter) {
 			weight(float64(b.Weight), p.Name, id)
 			slots(float64(b.Slots), p.Name, id)
 			resolved(number(b.NextHop.MAC != ""), p.Name, id)
+			flows(float64(b.Flows), p.Name, id)
+			keeps(number(b.KeepsFlows), p.Name, id)
 		}
 	}
 }
@@ -166,4 +177,17 @@ func (s snapshot) dataplane(e emitter) {
 		capacity(float64(m.Capacity), m.Name)
 		bytes(float64(m.Bytes), m.Name)
 	}
+}
+
+func (s snapshot) flows(e emitter) {
+	f := s.status.Flows
+	e.gauge("flow_table_live", "Entries of the flow table in use, as of the last sweep.")(float64(f.Live))
+	e.gauge("flow_table_capacity", "Entries that the flow table has room for.")(float64(f.Capacity))
+	e.counter("flow_sweeps_total", "Sweeps of the flow table.")(float64(f.Sweeps))
+	e.gauge("flow_sweep_entries", "Entries that the last sweep looked at.")(float64(f.Entries))
+	e.gauge("flow_sweep_seconds", "Processor time that the last sweep took.")(f.Took.Seconds())
+	e.counter("flow_remembered_total", "Flows that were entered into the flow table.")(float64(f.Remembered))
+	e.counter("flow_evicted_total", "Entries that gave way to others although their flow could be found again.")(float64(f.Evicted))
+	e.counter("flow_evicted_connections_total", "Connections that gave way to others and may break at the next change. Alarm: the flow table is too small.")(float64(f.EvictedConnections))
+	e.counter("flow_unremembered_total", "Flows that the flow table had no room for and that may break at the next change. Alarm: the flow table is too small.")(float64(f.Unremembered))
 }

@@ -98,7 +98,7 @@ type BackendStatus struct {
 	// KeepsFlows while it gets packets of the flows that it has; Named while
 	// flows of it may be alive that the flow table has not seen yet.
 	KeepsFlows, Named bool
-	NextHop NextHop
+	NextHop           NextHop
 	Counters
 }
 

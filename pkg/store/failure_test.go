@@ -53,9 +53,9 @@ func TestNoDirectory(t *testing.T) {
 func TestForeignContent(t *testing.T) {
 	const vip = `{"address":"192.0.2.1","protocol":"tcp","port":80,"mode":"dsr-l2","pool":"web"}`
 	for _, tt := range []struct{ name, bucket, key, value, want string }{
-		{"newer schema", bucketMeta, keySchema, "2", "written by a newer version of Steelyard (schema 2; this one reads 1)"},
+		{"newer schema", bucketMeta, keySchema, "3", "written by a newer version of Steelyard (schema 3; this one reads 2)"},
 		{"no number", bucketMeta, keySchema, "one", `its schema version is "one"`},
-		{"unknown field", bucketVIPs, "web", vip[:len(vip)-1] + `,"tracking":"always"}`, `VIP "web": the record cannot be read: json: unknown field "tracking"`},
+		{"unknown field", bucketVIPs, "web", vip[:len(vip)-1] + `,"affinity":"source"}`, `VIP "web": the record cannot be read: json: unknown field "affinity"`},
 		{"unknown word", bucketVIPs, "web", strings.Replace(vip, "dsr-l2", "nat", 1), `unknown forwarding mode "nat"`},
 		{"missing fields", bucketVIPs, "web", `{}`, "unknown protocol"},
 		{"cut off", bucketVIPs, "web", vip[:40], "cannot be read"},
@@ -63,6 +63,10 @@ func TestForeignContent(t *testing.T) {
 		{"address", bucketVIPs, "web", strings.Replace(vip, "192.0.2.1", "192.0.2", 1), "cannot be read"},
 		{"duration", bucketPools, "web", `{"table_size":251,"on_all_down":"drop","checks":[{"name":"x","type":"tcp","interval":"2","timeout":"1s"}]}`, `pool "web": check "x": time: missing unit`},
 		{"unknown field within", bucketPools, "web", `{"table_size":251,"on_all_down":"drop","backends":[{"adress":"::1"}]}`, `unknown field "adress"`},
+		{"tracking", bucketVIPs, "web", vip[:len(vip)-1] + `,"tracking":"sometimes"}`, `unknown tracking "sometimes"`},
+		{"idle timeout", bucketVIPs, "web", vip[:len(vip)-1] + `,"idle_timeout":"15"}`, `VIP "web": time: missing unit`},
+		{"down grace", bucketPools, "web", `{"table_size":251,"on_all_down":"drop","down_grace":"soon"}`, `pool "web": time: invalid duration`},
+		{"drain", bucketPools, "web", `{"table_size":251,"on_all_down":"drop","backends":[{"address":"10.0.0.1","state":"draining","drain":{"deadline":"soon"}}]}`, "cannot be read"},
 		{"backend state", bucketPools, "web", `{"table_size":251,"on_all_down":"drop","backends":[{"address":"10.0.0.1","state":"on"}]}`, `backend 10.0.0.1: unknown state "on"`},
 		{"history", bucketHistory, "\x00\x00\x00\x00\x00\x00\x00\x07", `{"who":"me"}`, `history of revision 7`},
 		{"history key", bucketHistory, "seven", `{}`, "damaged"},

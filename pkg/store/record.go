@@ -23,11 +23,17 @@ type vipRecord struct {
 	Port     uint16     `json:"port"`
 	Mode     string     `json:"mode"`
 	Pool     string     `json:"pool"`
+	// Tracking and IdleTimeout are not in records of schema 1.
+	Tracking    string `json:"tracking"`
+	IdleTimeout string `json:"idle_timeout"`
 }
 
 type poolRecord struct {
-	TableSize uint32          `json:"table_size"`
-	OnAllDown string          `json:"on_all_down"`
+	TableSize uint32 `json:"table_size"`
+	OnAllDown string `json:"on_all_down"`
+	// DownGrace and SlowStart are not in records of schema 1.
+	DownGrace string          `json:"down_grace"`
+	SlowStart string          `json:"slow_start"`
 	Checks    []checkRecord   `json:"checks,omitempty"`
 	Backends  []backendRecord `json:"backends,omitempty"`
 }
@@ -37,6 +43,14 @@ type backendRecord struct {
 	Port    uint16     `json:"port,omitempty"`
 	Weight  uint32     `json:"weight"`
 	State   string     `json:"state"`
+	// Drain is nil unless something is known of it.
+	Drain *drainRecord `json:"drain,omitempty"`
+}
+
+type drainRecord struct {
+	Since    time.Time `json:"since,omitzero"`
+	Deadline time.Time `json:"deadline,omitzero"`
+	Remove   bool      `json:"remove,omitempty"`
 }
 
 type checkRecord struct {
@@ -57,7 +71,10 @@ type checkRecord struct {
 }
 
 func encodeVIP(v model.VIP) ([]byte, error) {
-	return encode(vipRecord{v.Address, v.Protocol.String(), v.Port, v.Mode.String(), v.Pool})
+	return encode(vipRecord{
+		Address: v.Address, Protocol: v.Protocol.String(), Port: v.Port, Mode: v.Mode.String(), Pool: v.Pool,
+		Tracking: v.Tracking.String(), IdleTimeout: v.IdleTimeout.String(),
+	})
 }
 
 func decodeVIP(name string, data []byte) (model.VIP, error) {
@@ -68,13 +85,27 @@ func decodeVIP(name string, data []byte) (model.VIP, error) {
 	protocol, errProtocol := model.ParseProtocol(r.Protocol)
 	mode, errMode := model.ParseMode(r.Mode)
 	v := model.VIP{Name: name, Address: r.Address, Protocol: protocol, Port: r.Port, Mode: mode, Pool: r.Pool}
-	return v, errors.Join(errProtocol, errMode)
+	var errTracking, errIdle error
+	v.Tracking, errTracking = orDefault(r.Tracking, model.DefaultTracking(protocol), model.ParseTracking)
+	v.IdleTimeout, errIdle = orDefault(r.IdleTimeout, model.DefaultIdleTimeout, time.ParseDuration)
+	return v, errors.Join(errProtocol, errMode, errTracking, errIdle)
+}
+
+// orDefault reads a field that older records do not have.
+func orDefault[T any](field string, absent T, parse func(string) (T, error)) (T, error) {
+	if field == "" {
+		return absent, nil
+	}
+	return parse(field)
 }
 
 func encodePool(p model.Pool) ([]byte, error) {
-	r := poolRecord{TableSize: p.TableSize, OnAllDown: p.OnAllDown.String()}
+	r := poolRecord{
+		TableSize: p.TableSize, OnAllDown: p.OnAllDown.String(),
+		DownGrace: p.DownGrace.String(), SlowStart: p.SlowStart.String(),
+	}
 	for _, b := range p.Backends {
-		r.Backends = append(r.Backends, backendRecord{b.Address, b.Port, b.Weight, b.State.String()})
+		r.Backends = append(r.Backends, encodeBackend(b))
 	}
 	for _, c := range p.Checks {
 		if !utf8.ValidString(c.Host) || !utf8.ValidString(c.Path) {
@@ -90,23 +121,45 @@ func encodePool(p model.Pool) ([]byte, error) {
 	return encode(r)
 }
 
+func encodeBackend(b model.Backend) backendRecord {
+	r := backendRecord{Address: b.Address, Port: b.Port, Weight: b.Weight, State: b.State.String()}
+	if b.Drain != (model.Drain{}) {
+		r.Drain = &drainRecord{b.Drain.Since.UTC(), b.Drain.Deadline.UTC(), b.Drain.Remove}
+	}
+	return r
+}
+
+func (r backendRecord) backend() (model.Backend, error) {
+	id := model.BackendID{Address: r.Address, Port: r.Port}
+	state, err := model.ParseAdminState(r.State)
+	if err != nil {
+		return model.Backend{}, fmt.Errorf("backend %s: %w", id, err)
+	}
+	b := model.Backend{BackendID: id, Weight: r.Weight, State: state}
+	if r.Drain != nil {
+		b.Drain = model.Drain(*r.Drain)
+	}
+	return b, nil
+}
+
 func decodePool(name string, data []byte) (model.Pool, error) {
 	var r poolRecord
 	if err := decode(data, &r); err != nil {
 		return model.Pool{}, err
 	}
-	onAllDown, err := model.ParseOnAllDown(r.OnAllDown)
-	if err != nil {
+	onAllDown, errOnAllDown := model.ParseOnAllDown(r.OnAllDown)
+	downGrace, errDownGrace := orDefault(r.DownGrace, model.DefaultDownGrace, time.ParseDuration)
+	slowStart, errSlowStart := orDefault(r.SlowStart, 0, time.ParseDuration)
+	if err := errors.Join(errOnAllDown, errDownGrace, errSlowStart); err != nil {
 		return model.Pool{}, err
 	}
-	p := model.Pool{Name: name, TableSize: r.TableSize, OnAllDown: onAllDown}
-	for _, b := range r.Backends {
-		id := model.BackendID{Address: b.Address, Port: b.Port}
-		state, err := model.ParseAdminState(b.State)
+	p := model.Pool{Name: name, TableSize: r.TableSize, OnAllDown: onAllDown, DownGrace: downGrace, SlowStart: slowStart}
+	for _, record := range r.Backends {
+		b, err := record.backend()
 		if err != nil {
-			return model.Pool{}, fmt.Errorf("backend %s: %w", id, err)
+			return model.Pool{}, err
 		}
-		p.Backends = append(p.Backends, model.Backend{BackendID: id, Weight: b.Weight, State: state})
+		p.Backends = append(p.Backends, b)
 	}
 	for _, c := range r.Checks {
 		check, err := c.check()

@@ -54,28 +54,20 @@ func (s *Store) Load() (model.State, uint64, error) {
 func (s *Store) Save(expect uint64, next model.State, note string) (uint64, error) {
 	next = next.Clone()
 	next.Sort()
-	vips, err := encodeAll(next.VIPs, func(v model.VIP) string { return v.Name }, encodeVIP)
+	write, err := writer(next)
 	if err != nil {
-		return 0, fmt.Errorf("save state: VIP %w", err)
-	}
-	pools, err := encodeAll(next.Pools, func(p model.Pool) string { return p.Name }, encodePool)
-	if err != nil {
-		return 0, fmt.Errorf("save state: pool %w", err)
+		return 0, fmt.Errorf("save state: %w", err)
 	}
 	saved := expect
 	err = s.update(func(tx *bbolt.Tx) error {
 		if at := revision(tx); at != expect {
 			return fmt.Errorf("%w: it is at revision %d now, this change was made to revision %d; read it again and repeat the change", ErrConflict, at, expect)
 		}
-		changes, err := replace(tx.Bucket([]byte(bucketPools)), KindPool, pools)
+		changes, err := write(tx)
 		if err != nil {
 			return err
 		}
-		more, err := replace(tx.Bucket([]byte(bucketVIPs)), KindVIP, vips)
-		if err != nil {
-			return err
-		}
-		if changes = append(changes, more...); len(changes) == 0 {
+		if len(changes) == 0 {
 			return errUnchanged
 		}
 		saved = expect + 1
@@ -88,6 +80,27 @@ func (s *Store) Save(expect uint64, next model.State, note string) (uint64, erro
 		return 0, err
 	}
 	return saved, nil
+}
+
+// writer encodes a state. What it returns makes the store hold exactly that
+// state, and says which objects differed, pools first.
+func writer(state model.State) (func(*bbolt.Tx) ([]Change, error), error) {
+	vips, err := encodeAll(state.VIPs, func(v model.VIP) string { return v.Name }, encodeVIP)
+	if err != nil {
+		return nil, fmt.Errorf("VIP %w", err)
+	}
+	pools, err := encodeAll(state.Pools, func(p model.Pool) string { return p.Name }, encodePool)
+	if err != nil {
+		return nil, fmt.Errorf("pool %w", err)
+	}
+	return func(tx *bbolt.Tx) ([]Change, error) {
+		changes, err := replace(tx.Bucket([]byte(bucketPools)), KindPool, pools)
+		if err != nil {
+			return nil, err
+		}
+		more, err := replace(tx.Bucket([]byte(bucketVIPs)), KindVIP, vips)
+		return append(changes, more...), err
+	}, nil
 }
 
 // encodeAll returns the records of all objects by name.

@@ -24,11 +24,16 @@ import (
 
 	"go.etcd.io/bbolt"
 	bberrors "go.etcd.io/bbolt/errors"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // schema is the version of the layout below and of the records. A change that
-// older programs would misread raises it.
-const schema = 1
+// older programs would misread raises it. Records of an older version are read
+// with the defaults of what they lack, and written anew when the file is opened.
+//
+//   - 2: tracking and idle timeout of VIPs, grace, slow start and draining in pools
+const schema = 2
 
 // The buckets of the database, and the keys of the bucket meta.
 const (
@@ -67,8 +72,9 @@ type Store struct {
 
 // Open opens the store in that file, or makes one with mode 0600 and its
 // directories with 0750. It reads every record once, so that a damaged file, a
-// file of a newer version and a file that is not a store are refused here.
-// While a process has it open, other processes cannot open it.
+// file of a newer version and a file that is not a store are refused here. A file
+// of an older version is brought to this one's, once all of it could be read;
+// the older program then refuses it. While a process has it open, other processes cannot open it.
 //
 // The caller must Close the store.
 func Open(path string) (*Store, error) {
@@ -110,34 +116,55 @@ func (s *Store) open() error {
 // verify initializes an empty store, or makes sure that this program can read
 // all of one that exists.
 func (s *Store) verify() error {
-	empty, err := s.checkSchema()
+	found, err := s.checkSchema()
 	if err != nil {
 		return err
 	}
-	if empty {
+	if found == 0 {
 		return s.update(initialize)
 	}
-	if _, _, err := s.Load(); err != nil {
+	state, _, err := s.Load()
+	if err != nil {
 		return err
 	}
 	if _, err := s.LoadHealth(); err != nil {
 		return err
 	}
-	_, err = s.History(historyLength)
-	return err
+	if _, err = s.History(historyLength); err != nil {
+		return err
+	}
+	if found < schema {
+		return s.upgrade(state)
+	}
+	return nil
 }
 
-func (s *Store) checkSchema() (empty bool, err error) {
+// upgrade writes all records as this version does. To the operator nothing has
+// changed: the revision stays.
+func (s *Store) upgrade(state model.State) error {
+	write, err := writer(state)
+	if err != nil {
+		return fmt.Errorf("upgrade store %s: %w", s.path, err)
+	}
+	return s.update(func(tx *bbolt.Tx) error {
+		if _, err := write(tx); err != nil {
+			return err
+		}
+		return setSchema(tx)
+	})
+}
+
+// checkSchema returns the version of the file's schema, 0 for an empty file.
+func (s *Store) checkSchema() (found int, err error) {
 	err = s.view(func(tx *bbolt.Tx) error {
 		meta := tx.Bucket([]byte(bucketMeta))
 		if meta == nil {
 			if name, _ := tx.Cursor().First(); name != nil {
 				return fmt.Errorf("%s is not a Steelyard store: it is another program's database", s.path)
 			}
-			empty = true
 			return nil
 		}
-		found, err := strconv.Atoi(string(meta.Get([]byte(keySchema))))
+		found, err = strconv.Atoi(string(meta.Get([]byte(keySchema))))
 		switch {
 		case err != nil || found < 1:
 			return fmt.Errorf("%s is not a Steelyard store: its schema version is %q", s.path, meta.Get([]byte(keySchema)))
@@ -152,7 +179,7 @@ func (s *Store) checkSchema() (empty bool, err error) {
 		}
 		return nil
 	})
-	return empty, err
+	return found, err
 }
 
 func buckets() []string {
@@ -168,6 +195,10 @@ func initialize(tx *bbolt.Tx) error {
 	if err := setRevision(tx, 0); err != nil {
 		return err
 	}
+	return setSchema(tx)
+}
+
+func setSchema(tx *bbolt.Tx) error {
 	return tx.Bucket([]byte(bucketMeta)).Put([]byte(keySchema), strconv.AppendInt(nil, schema, 10))
 }
 

@@ -51,11 +51,13 @@ func save(t *testing.T, s *Store, next model.State) uint64 {
 func example() model.State {
 	return model.State{
 		VIPs: []model.VIP{
-			{Name: "dns", Address: netip.MustParseAddr("2001:db8::53"), Protocol: model.UDP, Mode: model.ModeDSRIPIP, Pool: "web"},
-			{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "web"},
+			{Name: "dns", Address: netip.MustParseAddr("2001:db8::53"), Protocol: model.UDP, Mode: model.ModeDSRIPIP, Pool: "web",
+				Tracking: model.TrackingAlways, IdleTimeout: 90 * time.Second},
+			{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "web",
+				Tracking: model.TrackingNone, IdleTimeout: 24 * time.Hour},
 		},
 		Pools: []model.Pool{{
-			Name: "web", TableSize: 65537, OnAllDown: model.OnAllDownLastKnown,
+			Name: "web", TableSize: 65537, OnAllDown: model.OnAllDownLastKnown, SlowStart: 1500 * time.Millisecond,
 			Checks: []model.Check{{
 				Name: "health", Type: model.CheckHTTPS, Port: 8443, Interval: 1500 * time.Millisecond, Timeout: time.Second,
 				Rise: 2, Fall: 3, Jitter: 10, Host: "example.com", Path: "/ok?a=<b>", Status: 204, Body: "fine\x00\xff",
@@ -63,7 +65,8 @@ func example() model.State {
 				Name: "udp", Type: model.CheckUDP, Port: 53, Interval: time.Second, Timeout: time.Second, Rise: 1, Fall: 1, Send: "\xfe\x00?",
 			}},
 			Backends: []model.Backend{
-				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 0, State: model.Draining},
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 0, State: model.Draining,
+					Drain: model.Drain{Since: time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC), Deadline: time.Date(2030, 1, 2, 3, 14, 5, 0, time.UTC), Remove: true}},
 				{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8::10"), Port: 80}, Weight: 65535, State: model.Enabled},
 			},
 		}},
@@ -154,6 +157,20 @@ func anyAddress() *rapid.Generator[netip.Addr] {
 	})
 }
 
+func anyDuration() *rapid.Generator[time.Duration] {
+	return rapid.Map(rapid.Int64(), func(n int64) time.Duration { return time.Duration(n) })
+}
+
+// anyTime is one that was never, or some time up to the year 2262.
+func anyTime() *rapid.Generator[time.Time] {
+	return rapid.Map(rapid.Int64Min(0), func(n int64) time.Time {
+		if n == 0 {
+			return time.Time{}
+		}
+		return time.Unix(0, n).UTC()
+	})
+}
+
 func anyVIP(name *rapid.Generator[string]) *rapid.Generator[model.VIP] {
 	return rapid.Custom(func(t *rapid.T) model.VIP {
 		return model.VIP{
@@ -161,24 +178,32 @@ func anyVIP(name *rapid.Generator[string]) *rapid.Generator[model.VIP] {
 			Protocol: rapid.SampledFrom([]model.Protocol{model.TCP, model.UDP}).Draw(t, "protocol"),
 			Mode:     rapid.SampledFrom([]model.Mode{model.ModeDSRL2, model.ModeDSRIPIP}).Draw(t, "mode"),
 			Pool:     name.Draw(t, "pool"),
+			Tracking: rapid.SampledFrom([]model.Tracking{model.TrackingFlux, model.TrackingAlways, model.TrackingNone}).Draw(t, "tracking"),
+			// Zero is written too: only what is missing has a default.
+			IdleTimeout: anyDuration().Draw(t, "idle_timeout"),
 		}
 	})
 }
 
 func anyPool(name *rapid.Generator[string]) *rapid.Generator[model.Pool] {
 	backend := rapid.Custom(func(t *rapid.T) model.Backend {
-		return model.Backend{
+		b := model.Backend{
 			BackendID: model.BackendID{Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port")},
 			Weight:    rapid.Uint32().Draw(t, "weight"),
 			State:     rapid.SampledFrom([]model.AdminState{model.Enabled, model.Draining, model.Disabled}).Draw(t, "state"),
 		}
+		if b.State == model.Draining {
+			b.Drain = model.Drain{Since: anyTime().Draw(t, "since"), Deadline: anyTime().Draw(t, "deadline"), Remove: rapid.Bool().Draw(t, "remove")}
+		}
+		return b
 	})
 	return rapid.Custom(func(t *rapid.T) model.Pool {
 		return model.Pool{
 			Name: name.Draw(t, "name"), TableSize: rapid.Uint32().Draw(t, "table_size"),
 			OnAllDown: rapid.SampledFrom([]model.OnAllDown{model.OnAllDownDrop, model.OnAllDownReset, model.OnAllDownLastKnown}).Draw(t, "on_all_down"),
-			Checks:    orNil(rapid.SliceOfNDistinct(anyCheck(name), 0, 3, func(c model.Check) string { return c.Name }).Draw(t, "checks")),
-			Backends:  orNil(rapid.SliceOfNDistinct(backend, 0, 5, func(b model.Backend) model.BackendID { return b.BackendID }).Draw(t, "backends")),
+			DownGrace: anyDuration().Draw(t, "down_grace"), SlowStart: anyDuration().Draw(t, "slow_start"),
+			Checks:   orNil(rapid.SliceOfNDistinct(anyCheck(name), 0, 3, func(c model.Check) string { return c.Name }).Draw(t, "checks")),
+			Backends: orNil(rapid.SliceOfNDistinct(backend, 0, 5, func(b model.Backend) model.BackendID { return b.BackendID }).Draw(t, "backends")),
 		}
 	})
 }
@@ -190,7 +215,7 @@ func anyCheck(name *rapid.Generator[string]) *rapid.Generator[model.Check] {
 			Name:     name.Draw(t, "name"),
 			Type:     rapid.SampledFrom([]model.CheckType{model.CheckTCP, model.CheckHTTP, model.CheckHTTPS, model.CheckUDP, model.CheckICMP}).Draw(t, "type"),
 			Port:     rapid.Uint16().Draw(t, "port"),
-			Interval: time.Duration(rapid.Int64().Draw(t, "interval")), Timeout: time.Duration(rapid.Int64().Draw(t, "timeout")),
+			Interval: anyDuration().Draw(t, "interval"), Timeout: anyDuration().Draw(t, "timeout"),
 			Rise: count.Draw(t, "rise"), Fall: count.Draw(t, "fall"), Jitter: count.Draw(t, "jitter"), Status: count.Draw(t, "status"),
 			Host: rapid.String().Draw(t, "host"), Path: rapid.String().Draw(t, "path"),
 			Body: string(rapid.SliceOf(rapid.Byte()).Draw(t, "body")), Send: string(rapid.SliceOf(rapid.Byte()).Draw(t, "send")),
@@ -204,6 +229,53 @@ func orNil[T any](s []T) []T {
 		return nil
 	}
 	return s
+}
+
+// A file of schema 1 has records without what schema 2 added: they get the
+// defaults, and are then as if this program had written them.
+func TestOldFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	if err := open(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []struct{ bucket, key, value string }{
+		{bucketMeta, keySchema, "1"},
+		{bucketMeta, keyRevision, "\x00\x00\x00\x00\x00\x00\x00\x07"},
+		{bucketVIPs, "dns", `{"address":"192.0.2.53","protocol":"udp","port":53,"mode":"dsr-ipip","pool":"web"}`},
+		{bucketVIPs, "web", `{"address":"192.0.2.1","protocol":"tcp","port":80,"mode":"dsr-l2","pool":"web"}`},
+		{bucketPools, "web", `{"table_size":251,"on_all_down":"drop","backends":[{"address":"10.0.1.10","weight":1,"state":"draining"}]}`},
+	} {
+		poke(t, path, r.bucket, r.key, r.value)
+	}
+	want := model.State{
+		VIPs: []model.VIP{
+			{Name: "dns", Address: netip.MustParseAddr("192.0.2.53"), Protocol: model.UDP, Port: 53, Mode: model.ModeDSRIPIP, Pool: "web",
+				Tracking: model.TrackingAlways, IdleTimeout: model.DefaultIdleTimeout},
+			{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "web",
+				Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout},
+		},
+		Pools: []model.Pool{{Name: "web", TableSize: 251, OnAllDown: model.OnAllDownDrop, DownGrace: model.DefaultDownGrace,
+			Backends: []model.Backend{{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 1, State: model.Draining}}}},
+	}
+	if err := want.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"old", "upgraded"} {
+		s := open(t, path)
+		got, at, err := s.Load()
+		if err != nil || at != 7 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %+v at %d, %v\nwant %+v at 7", when, got, at, err, want)
+		}
+		if found, err := s.checkSchema(); err != nil || found != schema {
+			t.Errorf("%s: the schema is %d, %v", when, found, err)
+		}
+		if at := save(t, s, want); at != 7 {
+			t.Errorf("%s: saving what is there already makes revision %d", when, at)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func TestConflict(t *testing.T) {
@@ -241,7 +313,7 @@ func TestHistory(t *testing.T) {
 	begin := time.Now()
 	save(t, s, example())
 	next := example()
-	next.VIPs = append(next.VIPs[1:], model.VIP{Name: "new", Address: netip.MustParseAddr("192.0.2.2"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web"})
+	next.VIPs = append(next.VIPs[1:], model.VIP{Name: "new", Address: netip.MustParseAddr("192.0.2.2"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web", Tracking: model.TrackingFlux})
 	next.Pools[0].Backends[0].Weight++
 	if at := save(t, s, next); at != 2 {
 		t.Errorf("the second change is revision %d", at)
@@ -290,6 +362,7 @@ func manyVIPs(n int) model.State {
 		s.VIPs = append(s.VIPs, model.VIP{
 			Name: fmt.Sprintf("vip%05d", i), Address: netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}),
 			Protocol: model.TCP, Port: 443, Mode: model.ModeDSRL2, Pool: "web",
+			Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout,
 		})
 	}
 	return s

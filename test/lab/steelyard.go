@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Daemon is a steelyard daemon that runs on a host.
@@ -21,8 +22,12 @@ type Daemon struct {
 
 // Daemon writes the configuration to a file, starts `steelyard daemon` with it
 // and returns when the API's socket accepts connections. The socket is the one
-// that the configuration names.
+// that the configuration names. What outlives the daemon lives in the lab's own
+// bpffs, unless the configuration says otherwise.
 func (h *Host) Daemon(ctx context.Context, binary, socket, config string) (*Daemon, error) {
+	if !strings.Contains(config, "pin_path:") {
+		config += fmt.Sprintf("pin_path: %s\n", filepath.Join(h.lab.BPFFS(), h.Name))
+	}
 	file := filepath.Join(h.Dir(), "steelyard.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		return nil, fmt.Errorf("configure the daemon on %s: %w", h.Name, err)

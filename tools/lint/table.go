@@ -24,7 +24,7 @@ func rules() []rule {
 		{dir: "pkg/health", inModule: []string{"pkg/model"}},
 		{dir: "pkg/neighbor"},
 		{dir: "pkg/dataplane", inModule: []string{"pkg/model", "pkg/forwarding", "pkg/flux"}},
-		{dir: "pkg/reconcile", inModule: []string{"pkg/model", "pkg/forwarding", "pkg/health", "pkg/neighbor", "pkg/dataplane"}},
+		{dir: "pkg/reconcile", inModule: []string{"pkg/model", "pkg/forwarding", "pkg/flux", "pkg/health", "pkg/neighbor", "pkg/dataplane"}},
 		{dir: "pkg/store", inModule: []string{"pkg/model"}},
 		{dir: "pkg/api", inModule: []string{"pkg/model"}},
 		{dir: "pkg/metrics", inModule: []string{"pkg/model"}},

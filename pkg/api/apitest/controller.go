@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/api"
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -19,6 +20,7 @@ type Controller struct {
 	revision uint64
 	notes    []string
 	observe  func(*model.Status)
+	failure  error
 }
 
 // Desired implements [api.Controller].
@@ -63,10 +65,20 @@ func (c *Controller) Observe(f func(*model.Status)) {
 	c.observe = f
 }
 
+// Fail makes every status fail with err, until it is nil.
+func (c *Controller) Fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure = err
+}
+
 // Status implements [api.Controller]: everything applied, nothing yet checked.
 func (c *Controller) Status(ctx context.Context) (model.Status, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.failure != nil {
+		return model.Status{}, c.failure
+	}
 	s := model.Status{Revision: c.revision, Applied: c.revision}
 	for _, v := range c.state.VIPs {
 		s.VIPs = append(s.VIPs, model.VIPStatus{VIP: v})
@@ -85,8 +97,8 @@ func (c *Controller) Status(ctx context.Context) (model.Status, error) {
 }
 
 // Serve serves the API on a socket of its own until the test ends, and returns the
-// socket's path.
-func Serve(t testing.TB, c api.Controller) string {
+// socket's path. Deadlines count from what the clock says.
+func Serve(t testing.TB, c api.Controller, clock func() time.Time) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "api.sock")
 	l, err := api.Listen(path, "")
@@ -94,7 +106,7 @@ func Serve(t testing.TB, c api.Controller) string {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(api.NewHandler(c))
+	mux.Handle(api.NewHandler(c, clock))
 	server := &http.Server{Handler: mux}
 	ended := make(chan struct{})
 	go func() {
