@@ -13,7 +13,7 @@ endif
 # Tests and labs make network namespaces and load BPF programs, which needs root.
 # Everything is built as the user who calls; only the result runs under sudo.
 ifneq ($(shell id -u),0)
-AS_ROOT := -exec "sudo env PATH=$$PATH"
+AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECTIONS"
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
@@ -23,13 +23,18 @@ GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X m
 LAB = go run $(AS_ROOT) ./tools/lab
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	demo demo-shell demo-down bench clean install setup setup-lab
+	test-connections build-next demo demo-shell demo-down bench clean install setup setup-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/steelyard, one static binary
 	$(GO_BUILD) -o bin/steelyard ./cmd/steelyard
+
+# The upgrade in the tests is to this.
+build-next: VERSION := $(VERSION)-next
+build-next: ## build bin/steelyard-next, the same under another version
+	$(GO_BUILD) -o bin/steelyard-next ./cmd/steelyard
 
 demo: setup-lab build ## show Steelyard at work in a lab of network namespaces
 	$(LAB) demo
@@ -47,8 +52,12 @@ test: setup build ## run all tests, end to end included
 test-unit: ## run the tests of the packages, with the race detector
 	CGO_ENABLED=1 go test -race -timeout 10m $(GOTESTFLAGS) $(AS_ROOT) $(UNIT)
 
-test-e2e: build ## run the tests of the built binary in network namespaces
+test-e2e: build build-next ## run the tests of the built binary in network namespaces
 	go test -count 1 -timeout 15m $(GOTESTFLAGS) $(AS_ROOT) ./test/...
+
+test-connections: export STEELYARD_CONNECTIONS = full
+test-connections: setup build build-next ## check that nothing breaks thousands of connections
+	go test -count 1 -timeout 30m -v $(AS_ROOT) ./test/connections
 
 lint: setup ## check format, imports, lengths, and what vet and staticcheck know
 	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \

@@ -239,11 +239,11 @@ func (p *Plane) occupy(at, by *place) {
 func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
 	for name, at := range next.places {
 		pool := next.pools[name]
-		p.writePlace(at, &pool, state.Paths)
+		p.writePlace(next, at, &pool, state.Paths)
 	}
 	for _, at := range p.allPlaces() {
 		if pool, kept := next.pools[at.pool]; kept && next.places[at.pool] != at {
-			p.writePlace(at, &pool, state.Paths)
+			p.writePlace(next, at, &pool, state.Paths)
 		}
 	}
 }

@@ -20,7 +20,7 @@ const (
 // writePlace writes the records of a place's backends, and takes every ability
 // from those that are not the pool's any more. Only where a VIP has moved away and
 // its flows have not do they keep what they have.
-func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
+func (p *Plane) writePlace(next *planned, at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
 	wanted := make(map[model.BackendID]bool, len(pool.Backends))
 	for _, b := range pool.Backends {
 		wanted[b.ID] = true
@@ -41,7 +41,7 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 			continue
 		}
 		var record lbBackend
-		if p.isPrior(at) {
+		if next.isPrior(at) {
 			record = p.backends.elements[at.base()+owner]
 			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
 		}
@@ -50,8 +50,8 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 }
 
 // isPrior reports whether a VIP has moved away from a place and has not settled yet.
-func (p *Plane) isPrior(at *place) bool {
-	for _, v := range p.applied.vips {
+func (p *planned) isPrior(at *place) bool {
+	for _, v := range p.vips {
 		if v.prior == at && v.place != at {
 			return true
 		}
