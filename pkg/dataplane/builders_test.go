@@ -283,7 +283,7 @@ type raw struct {
 	data   []byte
 }
 
-func (r raw) protocol(bool) uint8                   { return r.number }
+func (r raw) protocol(bool) uint8                 { return r.number }
 func (r raw) bytes(netip.Addr, netip.Addr) []byte { return r.data }
 
 func pseudoHeader(source, destination netip.Addr, protocol uint8, length int) []byte {

@@ -128,12 +128,12 @@ func (s space) veth(t testing.TB, name, peer string) int {
 	return l.Attrs().Index
 }
 
-// run sends one frame through the program and returns its verdict and the frame.
-func run(p *Plane, frame []byte) (uint32, []byte, error) {
-	return runWith(p, ebpf.RunOptions{Data: frame})
+// send puts one frame through the program and returns its verdict and the frame.
+func send(p *Plane, frame []byte) (uint32, []byte, error) {
+	return sendWith(p, ebpf.RunOptions{Data: frame})
 }
 
-func runWith(p *Plane, opts ebpf.RunOptions) (uint32, []byte, error) {
+func sendWith(p *Plane, opts ebpf.RunOptions) (uint32, []byte, error) {
 	opts.DataOut = make([]byte, len(opts.Data)+256)
 	verdict, err := p.Program().Run(&opts)
 	return verdict, opts.DataOut, err
@@ -194,7 +194,7 @@ func (l *lab) check(r row) error {
 		if r.context != nil {
 			opts.Context = *r.context
 		}
-		verdict, out, err = runWith(l.Plane, opts)
+		verdict, out, err = sendWith(l.Plane, opts)
 		return err
 	})
 	if err != nil {
