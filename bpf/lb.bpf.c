@@ -43,10 +43,11 @@ step enum reason forward(struct xdp_md *ctx, const struct packet *pkt, const str
 	if (!backend)
 		return DROP_INTERNAL;
 	reason = rewrite(ctx, pkt, backend, vip->mode);
-	if (reason != TX_FORWARDED)
-		return reason;
-	count_packet(&backend_counters, index, pkt);
-	return transmit(ctx, backend);
+	if (reason == TX_FORWARDED)
+		reason = transmit(ctx, backend);
+	if (verdict(reason) != XDP_DROP)
+		count_packet(&backend_counters, index, pkt);
+	return reason;
 }
 
 /* What becomes of a packet that is not a flow: its address decides whether it is ours. */

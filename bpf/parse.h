@@ -173,7 +173,9 @@ side_step u32 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
 		}
 		protocol = ext->next;
 	}
-	return (u32)PARSED_EXTENSION_HEADERS << 24;
+	if (is_extension_header(protocol))
+		return (u32)PARSED_EXTENSION_HEADERS << 24;
+	return (u32)PARSED_FLOW << 24 | protocol << 16 | at;
 }
 
 step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)

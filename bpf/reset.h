@@ -76,6 +76,7 @@ step bool write_rst_ipv6(struct xdp_md *ctx, u32 l3, struct tcphdr *rst)
 
 	if ((void *)(ip + 1) + sizeof(*rst) > end)
 		return false;
+	*(__be32 *)ip = bpf_htonl(6u << 28); /* no traffic class, no flow label */
 	ip->nexthdr = IPPROTO_TCP;
 	ip->payload_len = bpf_htons(sizeof(*rst));
 	turn_ipv6(ip);

@@ -1,0 +1,305 @@
+package dataplane
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// XDP verdicts (linux/bpf.h).
+const (
+	xdpDrop     = 1
+	xdpPass     = 2
+	xdpTX       = 3
+	xdpRedirect = 4
+)
+
+// loopback is where packets of test runs come from.
+const loopback = 1
+
+// testSeed is what test runs hash with.
+func testSeed() Seed { return Seed{0x0123456789abcdef, 0xfedcba9876543210} }
+
+// smallLimits are enough for the packet table.
+func smallLimits() Limits { return Limits{VIPs: 128, Pools: 64, Backends: 1024, Slots: 1 << 16} }
+
+// loaded is a Plane that lives as long as the test.
+func loaded(t testing.TB, limits Limits) *Plane {
+	t.Helper()
+	p, err := Load(limits, testSeed())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func applyTo(t testing.TB, p *Plane, state forwarding.State) {
+	t.Helper()
+	if err := p.Apply(state); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// space is a network namespace of the test's own.
+type space struct {
+	netns.NsHandle
+	*netlink.Handle
+}
+
+func newSpace(t testing.TB) space {
+	t.Helper()
+	var ns netns.NsHandle
+	err := inThread(netns.None(), func() (err error) {
+		ns, err = netns.New()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("new network namespace (needs root): %v", err)
+	}
+	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		handle.Close()
+		ns.Close()
+	})
+	return space{ns, handle}
+}
+
+// inThread calls f on a thread of its own, in namespace ns if it is open. The
+// thread ends with the call, so whatever namespace it is in then is of no matter.
+func inThread(ns netns.NsHandle, f func() error) error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if ns.IsOpen() {
+			if err := netns.Set(ns); err != nil {
+				result <- err
+				return
+			}
+		}
+		result <- f()
+	}()
+	return <-result
+}
+
+func (s space) do(f func() error) error { return inThread(s.NsHandle, f) }
+
+// veth adds a pair of interfaces and returns the index of the first.
+func (s space) veth(t testing.TB, name, peer string) int {
+	t.Helper()
+	link := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: peer}
+	if err := s.LinkAdd(link); err != nil {
+		t.Fatal(err)
+	}
+	for _, end := range []string{name, peer} {
+		l, err := s.LinkByName(end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.LinkSetUp(l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := s.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Index
+}
+
+// send puts one frame through the program and returns its verdict and the frame.
+func send(p *Plane, frame []byte) (uint32, []byte, error) {
+	return sendWith(p, ebpf.RunOptions{Data: frame})
+}
+
+func sendWith(p *Plane, opts ebpf.RunOptions) (uint32, []byte, error) {
+	opts.DataOut = make([]byte, len(opts.Data)+256)
+	verdict, err := p.Program().Run(&opts)
+	return verdict, opts.DataOut, err
+}
+
+// row is a line of the packet table.
+type row struct {
+	name string
+	in   []byte
+	// out is nil where the frame is to stay as it was.
+	out    []byte
+	reason string
+	// vip and backend, where not empty, count the packet, of size bytes.
+	vip     string
+	backend BackendKey
+	size    int
+	opener  bool
+	// rough frames are not meant to be well-formed.
+	rough bool
+	// context is what the driver says of the packet, if it is out of the ordinary.
+	context *xdpContext
+}
+
+// xdpContext is struct xdp_md; Data is the length of the metadata before the frame.
+type xdpContext struct {
+	Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32
+}
+
+// lab is a Plane with the services of the packet table.
+type lab struct {
+	*Plane
+	space
+	services []service
+}
+
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{space: newSpace(t)}
+	l.services = services(l.veth(t, "out", "outpeer"))
+	l.Plane = loaded(t, smallLimits())
+	// The devmap takes interfaces of the namespace of whoever writes to it.
+	if err := l.do(func() error { return l.Apply(stateOf(l.services)) }); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// check sends a row's frame and reports every difference from what the row says.
+func (l *lab) check(r row) error {
+	before, err := l.Counters()
+	if err != nil {
+		return err
+	}
+	var verdict uint32
+	var out []byte
+	err = l.do(func() (err error) {
+		opts := ebpf.RunOptions{Data: r.in}
+		if r.context != nil {
+			opts.Context = *r.context
+		}
+		verdict, out, err = sendWith(l.Plane, opts)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	after, err := l.Counters()
+	if err != nil {
+		return err
+	}
+	want := r.out
+	if want == nil {
+		want = r.in
+	}
+	errs := []error{checkVerdict(verdict, r.reason), checkBytes(out, want), checkCounters(before, after, r)}
+	if !r.rough {
+		errs = append(errs, wellFormed(r.in), wellFormed(want))
+	}
+	return errors.Join(errs...)
+}
+
+// checkVerdict holds a verdict against the prefix of a reason.
+func checkVerdict(verdict uint32, reason string) error {
+	prefix, _, _ := strings.Cut(reason, "_")
+	want := map[string]uint32{"pass": xdpPass, "tx": xdpTX, "redirect": xdpRedirect, "drop": xdpDrop}[prefix]
+	if verdict != want {
+		return fmt.Errorf("verdict %d, want %d", verdict, want)
+	}
+	return nil
+}
+
+func checkBytes(got, want []byte) error {
+	if bytes.Equal(got, want) {
+		return nil
+	}
+	at := 0
+	for at < min(len(got), len(want)) && got[at] == want[at] {
+		at++
+	}
+	return fmt.Errorf("frames differ at byte %d:\ngot  %d bytes\n%swant %d bytes\n%s", at, len(got), dump(got), len(want), dump(want))
+}
+
+func dump(b []byte) string { return hex.Dump(b[:min(len(b), 160)]) }
+
+// checkCounters wants exactly the row's counters to have moved, by one packet.
+func checkCounters(before, after Counters, r row) error {
+	var errs []error
+	one := model.Counters{Packets: 1, Bytes: uint64(r.size)}
+	if r.opener {
+		one.Connections = 1
+	}
+	known := false
+	for i, reason := range after.Reasons {
+		want := uint64(0)
+		if reason.Name == r.reason {
+			want, known = 1, true
+		}
+		if got := reason.Packets - before.Reasons[i].Packets; got != want {
+			errs = append(errs, fmt.Errorf("reason %s went up by %d, want %d", reason.Name, got, want))
+		}
+	}
+	if !known {
+		errs = append(errs, fmt.Errorf("no reason is called %q", r.reason))
+	}
+	errs = append(errs, checkMoved("VIP", before.VIPs, after.VIPs, r.vip, one))
+	errs = append(errs, checkMoved("backend", before.Backends, after.Backends, r.backend, one))
+	return errors.Join(errs...)
+}
+
+func checkMoved[K comparable](what string, before, after map[K]model.Counters, name K, one model.Counters) error {
+	var errs []error
+	var none K
+	if _, known := after[name]; !known && name != none {
+		errs = append(errs, fmt.Errorf("no %s %v", what, name))
+	}
+	for key, now := range after {
+		want := before[key]
+		if key == name {
+			want = plus(want, one)
+		}
+		if now != want {
+			errs = append(errs, fmt.Errorf("%s %v counts %+v, want %+v", what, key, now, want))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func plus(a, b model.Counters) model.Counters {
+	return model.Counters{Packets: a.Packets + b.Packets, Bytes: a.Bytes + b.Bytes, Connections: a.Connections + b.Connections}
+}
+
+// settledPool is a pool whose every slot belongs to one of the given backends in turn.
+func settledPool(name string, slots uint32, backends ...netip.Addr) forwarding.Pool {
+	pool := forwarding.Pool{Name: name, Slots: slots}
+	for _, address := range backends {
+		id := model.BackendID{Address: address}
+		pool.Backends = append(pool.Backends, id)
+		pool.Members = append(pool.Members, forwarding.Member{ID: id, Weight: 1})
+	}
+	slices.SortFunc(pool.Backends, model.BackendID.Compare)
+	if len(backends) == 0 {
+		return pool
+	}
+	pool.Table = make([]uint32, slots)
+	for i := range pool.Table {
+		pool.Table[i] = uint32(i % len(backends))
+	}
+	return pool
+}

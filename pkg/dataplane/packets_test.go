@@ -1,0 +1,141 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+)
+
+// fewestRows is how many rows the packet table must have.
+const fewestRows = 100
+
+// TestPackets sends every row of the packet table through the program.
+func TestPackets(t *testing.T) {
+	l := newLab(t)
+	rows := l.rows()
+	if len(rows) < fewestRows {
+		t.Fatalf("%d rows, at least %d expected", len(rows), fewestRows)
+	}
+	seen := map[string]bool{}
+	for _, r := range rows {
+		if seen[r.name] {
+			t.Errorf("two rows are called %q", r.name)
+		}
+		seen[r.name] = true
+		t.Run(r.name, func(t *testing.T) {
+			if err := l.check(r); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Logf("%d rows", len(rows))
+}
+
+func (l *lab) rows() []row {
+	rows := literalRows(l)
+	for _, f := range families() {
+		for _, topic := range []func(*lab, family) []row{
+			l2Rows, ipipRows, vlanRows, foreignRows, echoRows, downRows, resetRows, unreachableRows, sizeRows,
+			extensionRows, truncatedRows, malformedRows, fragmentRows,
+		} {
+			rows = append(rows, topic(l, f)...)
+		}
+	}
+	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.name, b.name) })
+	return rows
+}
+
+// TestPacketTableNotices is the negative control of the packet table: a row that
+// expects anything but what happens must fail.
+func TestPacketTableNotices(t *testing.T) {
+	l := newLab(t)
+	s := l.at(ipv4(), portTunnel4)
+	good := s.forwards("good", ipv4().packet(tcp{from: 1, to: s.port, flags: flagSYN}))
+	if err := l.check(good); err != nil {
+		t.Fatalf("the row that the others are made from fails: %v", err)
+	}
+	for name, spoil := range map[string]func(*row){
+		"first byte of the frame": func(r *row) { r.out = set(r.out, 0, r.out[0]^1) },
+		"checksum outside":        func(r *row) { r.out = set(r.out, 24, r.out[24]^1) },
+		"last byte of the frame":  func(r *row) { r.out = set(r.out, len(r.out)-1, r.out[len(r.out)-1]^1) },
+		"frame a byte longer":     func(r *row) { r.out = append(set(r.out, 0), 0) },
+		"frame a byte shorter":    func(r *row) { r.out = r.out[:len(r.out)-1] },
+		"frame untouched":         func(r *row) { r.out = nil },
+		"other verdict":           func(r *row) { r.reason = "redirect_forwarded" },
+		"other reason":            func(r *row) { r.reason = "tx_reset" },
+		"reason unheard of":       func(r *row) { r.reason = "tx_unheard_of" },
+		"other VIP":               func(r *row) { r.vip = l.at(ipv4(), portL2).vip(6) },
+		"no VIP":                  func(r *row) { r.vip = "" },
+		"unknown VIP":             func(r *row) { r.vip = "unknown" },
+		"other backend":           func(r *row) { r.backend = l.at(ipv4(), portL2).key() },
+		"no backend":              func(r *row) { r.backend = BackendKey{} },
+		"other size":              func(r *row) { r.size++ },
+		"not an opener":           func(r *row) { r.opener = false },
+	} {
+		r := good
+		spoil(&r)
+		if l.check(r) == nil {
+			t.Errorf("%s: not noticed", name)
+		}
+	}
+}
+
+// TestWellFormedNotices is the negative control of the look that gopacket takes.
+func TestWellFormedNotices(t *testing.T) {
+	for _, f := range families() {
+		p := f.packet(tcp{from: 1, to: 2, flags: flagSYN, data: text(5)})
+		p.outer = &tunnel{f.balancer, f.host(1, 1)}
+		frame := p.bytes()
+		if err := wellFormed(frame); err != nil {
+			t.Fatalf("%s: %v", f.name, err)
+		}
+		inner := len(frame) - len(p.ip())
+		for name, bad := range map[string][]byte{
+			"data":         set(frame, len(frame)-1, frame[len(frame)-1]^1),
+			"ports":        set(frame, len(frame)-5-headerTCP, 0xee),
+			"inner source": set(frame, inner+15, frame[inner+15]^1),
+			"shorter":      frame[:len(frame)-1],
+		} {
+			if wellFormed(bad) == nil {
+				t.Errorf("%s: %s: not noticed", f.name, name)
+			}
+		}
+	}
+}
+
+// wellFormed decodes a frame with a library that knows nothing of ours, and has
+// it recompute every length and checksum.
+func wellFormed(frame []byte) error {
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	if fail := p.ErrorLayer(); fail != nil {
+		return fmt.Errorf("gopacket: %w\n%s", fail.Error(), dump(frame))
+	}
+	var errs []error
+	if p.Metadata().Truncated {
+		errs = append(errs, errors.New("gopacket: the frame is truncated"))
+	}
+	var network gopacket.NetworkLayer
+	for _, layer := range p.Layers() {
+		switch l := layer.(type) {
+		case gopacket.NetworkLayer:
+			network = l
+		case interface {
+			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
+		}:
+			errs = append(errs, l.SetNetworkLayerForChecksum(network))
+		}
+		if summed, ok := layer.(gopacket.LayerWithChecksum); ok {
+			err, found := summed.VerifyChecksum()
+			errs = append(errs, err)
+			if !found.Valid {
+				errs = append(errs, fmt.Errorf("gopacket: %v: checksum %#x, want %#x", layer.LayerType(), found.Actual, found.Correct))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

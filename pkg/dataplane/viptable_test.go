@@ -1,0 +1,200 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+
+	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// manyVIPs are VIPs of both families and protocols: a quarter of them on the
+// same few addresses, some in sequence, the others anywhere.
+func manyVIPs(n int, random *rand.Rand) []model.VIP {
+	vips := make([]model.VIP, n)
+	for i := range vips {
+		v := model.VIP{Name: fmt.Sprintf("vip%05d", i), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "pool", Port: uint16(1 + i)}
+		if i%2 == 1 {
+			v.Protocol = model.UDP
+		}
+		number := random.Uint64()
+		switch i % 8 {
+		case 0, 1:
+			number = uint64(i % 16)
+		case 2, 3, 4:
+			number = uint64(i)
+		}
+		if i%3 == 0 {
+			v.Address = netip.AddrFrom16([16]byte(binary.BigEndian.AppendUint64([]byte{0x20, 1, 0xd, 0xb8, 0, 0, 0, 0}, number)))
+		} else {
+			v.Address = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(number)&0xffffff|10<<24)))
+		}
+		vips[i] = v
+	}
+	return vips
+}
+
+func stateOfVIPs(vips []model.VIP) forwarding.State {
+	backend := netip.MustParseAddr("10.0.0.10")
+	return forwarding.State{
+		VIPs:  vips,
+		Pools: []forwarding.Pool{settledPool("pool", 251, backend)},
+		Paths: map[netip.Addr]forwarding.Path{backend: {Link: loopback, OnLink: true, MTU: mtu, Source: balancerMAC()}},
+	}
+}
+
+// toVIP is a packet that starts a flow to an endpoint.
+func toVIP(address netip.Addr, protocol model.Protocol, port uint16) []byte {
+	client := ipv4().client
+	if address.Is6() {
+		client = ipv6().client
+	}
+	return flowPacket(Flow{netip.AddrPortFrom(client, 40000), netip.AddrPortFrom(address, port), protocol}).bytes()
+}
+
+// TestEveryVIPIsFound sends each VIP a packet, and its neighbours that are none.
+func TestEveryVIPIsFound(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	for _, n := range []int{0, 1, 2, 100, 5000} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			p := loaded(t, Limits{VIPs: 5000, Pools: 1, Backends: 8, Slots: 256})
+			vips := manyVIPs(n, random)
+			applyTo(t, p, stateOfVIPs(vips))
+			ours := map[string]bool{}
+			for _, v := range vips {
+				ours[v.Endpoint()] = true
+			}
+			for _, v := range vips {
+				expectVerdict(t, p, toVIP(v.Address, v.Protocol, v.Port), xdpTX)
+			}
+			for _, v := range append(vips, model.VIP{Address: ipv4().vip, Port: 80, Protocol: model.TCP}) {
+				for _, other := range neighbours(v) {
+					if !ours[other.Endpoint()] {
+						expectVerdict(t, p, toVIP(other.Address, other.Protocol, other.Port), xdpPass)
+					}
+				}
+			}
+			counters, err := p.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, v := range vips {
+				if c := counters.VIPs[v.Name]; c.Packets != 1 {
+					t.Errorf("%s %s counts %d packets, want 1", v.Name, v.Endpoint(), c.Packets)
+				}
+			}
+		})
+	}
+}
+
+// neighbours differ from a VIP in one thing each.
+func neighbours(v model.VIP) []model.VIP {
+	protocol, port, next, previous, wide := v, v, v, v, v
+	protocol.Protocol = model.TCP + model.UDP - v.Protocol
+	port.Port ^= 0x8000
+	next.Address = v.Address.Next()
+	previous.Address = v.Address.Prev()
+	wide.Port = 0
+	return []model.VIP{protocol, port, next, previous, wide}
+}
+
+func expectVerdict(t *testing.T, p *Plane, frame []byte, want uint32) {
+	t.Helper()
+	got, _, err := send(p, frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("verdict %d, want %d\n%s", got, want, dump(frame))
+	}
+}
+
+func entriesOf(vips []model.VIP) []lbVipEntry {
+	number := 0
+	return vipEntries(vips, func(model.VIP) uint16 { number++; return uint16(number) }, func(model.VIP) uint16 { return 3 })
+}
+
+// find looks an entry up as the program does.
+func (t *vipTable) find(e lbVipEntry) bool {
+	b := t.buckets[t.bucket(&e)]
+	return b.Entry[0] == e || b.Entry[1] == e
+}
+
+func TestBuildVIPTable(t *testing.T) {
+	random := rand.New(rand.NewPCG(9, 10))
+	for _, n := range []int{0, 1, 2, 3, 10, 100, 1000, 5000, 10000} {
+		entries := entriesOf(manyVIPs(n, random))
+		limit := vipBuckets(Limits{VIPs: uint32(max(1, n))})
+		table, err := buildVIPTable(entries, limit, random)
+		if err != nil {
+			t.Errorf("%d VIPs: %v", n, err)
+			continue
+		}
+		if len(table.buckets) > int(limit) || 1<<(64-table.shift) != len(table.buckets) {
+			t.Errorf("%d VIPs: %d buckets of at most %d, shift %d", n, len(table.buckets), limit, table.shift)
+		}
+		filled := 0
+		for _, b := range table.buckets {
+			for _, e := range b.Entry {
+				if e.Endpoint != 0 {
+					filled++
+				}
+			}
+		}
+		if filled != len(entries) {
+			t.Errorf("%d VIPs: %d entries are in the table, %d expected", n, filled, len(entries))
+		}
+		for _, e := range entries {
+			if !table.find(e) {
+				t.Errorf("%d VIPs: entry %+v is not in its bucket", n, e)
+			}
+		}
+		for _, v := range table.multiplier {
+			if v%2 == 0 {
+				t.Errorf("%d VIPs: multiplier %d is even", n, v)
+			}
+		}
+		t.Logf("%d VIPs, %d keys: %d buckets", n, len(entries), len(table.buckets))
+	}
+}
+
+func TestBuildVIPTableTooSmall(t *testing.T) {
+	random := rand.New(rand.NewPCG(11, 12))
+	entries := entriesOf(manyVIPs(100, random))
+	for _, buckets := range []uint32{0, 1, 2, 32, 64} {
+		if _, err := buildVIPTable(entries, buckets, random); err == nil {
+			t.Errorf("%d keys fit in %d buckets", len(entries), buckets)
+		}
+	}
+}
+
+func TestVIPEntries(t *testing.T) {
+	vips := []model.VIP{
+		{Name: "a", Address: ipv4().vip, Protocol: model.TCP, Port: 0x1234, Mode: model.ModeDSRIPIP},
+		{Name: "b", Address: ipv4().vip, Protocol: model.UDP, Mode: model.ModeDSRL2},
+	}
+	entries := entriesOf(vips)
+	if len(entries) != 3 {
+		t.Fatalf("%d entries, want 3: one for each VIP, one for their address", len(entries))
+	}
+	a, own, b := entries[0], entries[1], entries[2]
+	if a.Endpoint != 6<<16|0x3412 || a.Mode != uint8(lbModeMODE_DSR_IPIP) || a.Vip != 1 || a.Pool != 3 {
+		t.Errorf("entry of a: %+v", a)
+	}
+	if own.Endpoint != endpointAddress || own.Address != a.Address || own.Mode != uint8(lbModeMODE_NONE) {
+		t.Errorf("entry of the address: %+v", own)
+	}
+	if b.Endpoint != 17<<16 || b.Mode != uint8(lbModeMODE_DSR_L2) {
+		t.Errorf("entry of b: %+v", b)
+	}
+	random := rand.New(rand.NewPCG(13, 14))
+	for n, any := range map[int]bool{1: false, 2: true} {
+		table, err := buildVIPTable(entriesOf(vips[:n]), 64, random)
+		if err != nil || table.anyPort != any {
+			t.Errorf("first %d: any port %v, want %v; %v", n, table.anyPort, any, err)
+		}
+	}
+}
