@@ -115,7 +115,7 @@ func TestApplyMembers(t *testing.T) {
 	w.apply()
 	w.spread(1, 80, backendsOf(0, 4)...)
 	drained := settledPool("a", 251, backendsOf(1, 1)[0].Address, backendsOf(3, 1)[0].Address)
-	drained.Backends = backendsOf(0, 4)
+	drained.Backends = keeping(backendsOf(0, 4))
 	w.pools["a"] = drained
 	w.apply()
 	w.spread(1, 80, backendsOf(1, 1)[0], backendsOf(3, 1)[0])
@@ -166,7 +166,7 @@ func TestSameTableIsNotWritten(t *testing.T) {
 	w.apply()
 	const spoilt = 12345
 	word := &w.slotWords(w.applied.places["a"])[7]
-	atomic.StoreUint32(word, spoilt)
+	atomic.StoreUint32((*uint32)(word), spoilt)
 	applyTo(t, w.Plane, w.state())
 	if *word != spoilt {
 		t.Error("a table that is the same was written")
@@ -263,7 +263,7 @@ func TestMaps(t *testing.T) {
 	w.apply()
 	want := map[string][2]uint64{
 		"vips": {2, 10}, "vip_counters": {2, 10}, "pools": {1, 4},
-		"slots": {256, 1024}, "backends": {8, 64}, "backend_counters": {8, 64},
+		"slots": {256, 1024}, "flows": {0, 4}, "backends": {8, 64}, "backend_counters": {8, 64},
 	}
 	for _, m := range w.Maps() {
 		if got := [2]uint64{m.Used, m.Capacity}; got != want[m.Name] {

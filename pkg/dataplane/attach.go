@@ -41,10 +41,11 @@ type attachment struct {
 // It refuses an interface that somebody else's program is on. On error nothing is
 // attached that was not before.
 func (p *Plane) Attach(mode XDPMode, interfaces ...string) error {
+	before := len(p.attached)
 	for _, name := range interfaces {
 		a, err := p.attach(name, mode)
 		if err != nil {
-			return errors.Join(fmt.Errorf("attach to %s: %w", name, err), p.takeBack())
+			return errors.Join(fmt.Errorf("attach to %s: %w", name, err), p.takeBack(before))
 		}
 		p.attached = append(p.attached, a)
 	}
@@ -144,31 +145,31 @@ func (p *Plane) detachOthers() error {
 
 // takeBack undoes an Attach that failed: what it attached is detached, what it
 // replaced stays.
-func (p *Plane) takeBack() error {
+func (p *Plane) takeBack(first int) error {
 	var errs []error
-	for _, a := range p.attached {
+	for _, a := range p.attached[first:] {
 		if a.fresh {
 			errs = append(errs, a.link.Unpin())
 		}
 	}
-	return errors.Join(append(errs, p.closeLinks())...)
+	return errors.Join(append(errs, p.closeLinks(first))...)
 }
 
 // Detach takes the program off all interfaces and removes all pins.
 func (p *Plane) Detach() error {
-	err := p.closeLinks()
+	err := p.closeLinks(0)
 	if p.pin != nil {
 		err = errors.Join(err, p.pin.clear())
 	}
 	return err
 }
 
-func (p *Plane) closeLinks() error {
+func (p *Plane) closeLinks(first int) error {
 	var errs []error
-	for _, a := range p.attached {
+	for _, a := range p.attached[first:] {
 		errs = append(errs, a.link.Close())
 	}
-	p.attached = nil
+	p.attached = p.attached[:first]
 	return errors.Join(errs...)
 }
 

@@ -290,10 +290,10 @@ func settledPool(name string, slots uint32, backends ...netip.Addr) forwarding.P
 	pool := forwarding.Pool{Name: name, Slots: slots}
 	for _, address := range backends {
 		id := model.BackendID{Address: address}
-		pool.Backends = append(pool.Backends, id)
+		pool.Backends = append(pool.Backends, forwarding.Backend{ID: id, Takes: true, Keeps: true})
 		pool.Members = append(pool.Members, forwarding.Member{ID: id, Weight: 1})
 	}
-	slices.SortFunc(pool.Backends, model.BackendID.Compare)
+	slices.SortFunc(pool.Backends, func(a, b forwarding.Backend) int { return a.ID.Compare(b.ID) })
 	if len(backends) == 0 {
 		return pool
 	}

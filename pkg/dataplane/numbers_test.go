@@ -21,7 +21,16 @@ func backendsOf(from, n int) []model.BackendID {
 }
 
 func poolOf(name string, slots uint32, backends ...model.BackendID) forwarding.Pool {
-	return forwarding.Pool{Name: name, Slots: slots, Backends: backends}
+	return forwarding.Pool{Name: name, Slots: slots, Backends: keeping(backends)}
+}
+
+// keeping are backends that keep the flows they have.
+func keeping(ids []model.BackendID) []forwarding.Backend {
+	out := make([]forwarding.Backend, len(ids))
+	for i, id := range ids {
+		out[i] = forwarding.Backend{ID: id, Keeps: true}
+	}
+	return out
 }
 
 func TestNewPlace(t *testing.T) {
@@ -34,7 +43,7 @@ func TestNewPlace(t *testing.T) {
 	if a.lines.length() != 16 || a.backends.length() != minPlace || a.backends.start != uint32(lbOwnerOWNER_FIRST) {
 		t.Errorf("small: %s, want 16 lines and %d backends from the first on", a, minPlace)
 	}
-	if a.base() != 0 || a.owners[small.Backends[0]] != 2 || a.owners[small.Backends[2]] != 4 {
+	if a.base() != 0 || a.owners[small.Backends[0].ID] != 2 || a.owners[small.Backends[2].ID] != 4 {
 		t.Errorf("small: base %d, owners %v", a.base(), a.owners)
 	}
 	large := poolOf("large", 257, backendsOf(0, 9)...)
@@ -115,7 +124,7 @@ func TestNumbersStay(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 5 {
-			p.Backends = draw("next")
+			p.Backends = keeping(draw("next"))
 			if !at.fits(&p) {
 				continue
 			}
@@ -123,7 +132,8 @@ func TestNumbersStay(t *testing.T) {
 			for id, owner := range at.owners {
 				before[id] = owner
 			}
-			next := at.with(p.Backends)
+			next := *at
+			next.owners = at.numbered(p.Backends)
 			if len(at.owners) != len(before) {
 				t.Fatal("the place in use changed")
 			}
@@ -133,16 +143,16 @@ func TestNumbersStay(t *testing.T) {
 					t.Fatalf("%s was %d and is %d", id, was, owner)
 				}
 				if taken[owner] || owner < uint32(lbOwnerOWNER_FIRST) || owner-uint32(lbOwnerOWNER_FIRST) >= next.backends.length() {
-					t.Fatalf("number %d of %s is taken or outside of %s", owner, id, next)
+					t.Fatalf("number %d of %s is taken or outside of %s", owner, id, &next)
 				}
 				taken[owner] = true
 			}
-			for _, id := range p.Backends {
-				if _, known := next.owners[id]; !known {
-					t.Fatalf("%s has no number", id)
+			for _, b := range p.Backends {
+				if _, known := next.owners[b.ID]; !known {
+					t.Fatalf("%s has no number", b.ID)
 				}
 			}
-			at = next
+			at = &next
 		}
 	})
 }

@@ -275,7 +275,7 @@ func explain(err error) error {
 // Close releases what the Plane holds. What is pinned goes on without it; all else
 // is gone, and the program off the interfaces.
 func (p *Plane) Close() error {
-	errs := []error{p.closeLinks()}
+	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.maps.Close())

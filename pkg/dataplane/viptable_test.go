@@ -113,8 +113,11 @@ func expectVerdict(t *testing.T, p *Plane, frame []byte, want uint32) {
 }
 
 func entriesOf(vips []model.VIP) []lbVipEntry {
-	number := 0
-	return vipEntries(vips, func(model.VIP) uint16 { number++; return uint16(number) }, func(model.VIP) uint16 { return 3 })
+	numbered := make(map[string]*vip, len(vips))
+	for i, v := range vips {
+		numbered[fmt.Sprint(i)] = &vip{VIP: v, id: uint32(i + 1), place: &place{id: 3}}
+	}
+	return vipEntries(numbered)
 }
 
 // find looks an entry up as the program does.
