@@ -23,7 +23,7 @@ GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X m
 LAB = go run $(AS_ROOT) ./tools/lab
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections build-next demo demo-shell demo-down bench clean install setup setup-lab
+	test-connections build-next demo demo-shell demo-down bench sim clean install setup setup-lab
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ check-generated: setup ## fail if generated code is out of date
 
 bench: setup build ## measure the packet path
 	go run $(AS_ROOT) ./tools/bench
+
+sim: setup ## count the connections that churn breaks in a tenth of a large fleet's; FULL=1: in all
+	@go run ./tools/fluxsim -scale $(if $(FULL),1,0.1)
 
 setup: ## install what building and testing need (Debian 12)
 	@tools/setup.sh dev

@@ -223,13 +223,13 @@ step u64 seen_again(u64 state, u32 facts, u32 now)
 			  flags);
 }
 
-/* Flags of an entry for a flow that goes to its owner. */
+/*
+ * Flags of an entry for a flow that goes to its owner. It is confirmed by another
+ * packet only, for anybody can send one, opener or not.
+ */
 step u64 owner_flags(u32 facts)
 {
-	bool first = facts & FACT_OPENER || !(facts & FACT_OPENERS);
-
-	return FLOW_ESSENTIAL | (first ? 0 : FLOW_CONFIRMED) |
-	       (facts & FACT_CLOSER ? FLOW_CLOSING : 0);
+	return FLOW_ESSENTIAL | (facts & FACT_CLOSER ? FLOW_CLOSING : 0);
 }
 
 /* Flags of an entry for a flow that goes to the prior owner. */

@@ -52,7 +52,7 @@ func newApplied() applied {
 //
 // The order is such that no packet meets a number before what it stands for is
 // written: backend records, slots, pool records, then the VIP table in one
-// switch. Numbers that are not used any more are free once no slot and no flow
+// switch; only then are backends that are gone stripped. Numbers that are not used any more are free once no slot and no flow
 // names them, which a later [Plane.Sweep] finds out.
 func (p *Plane) Apply(state forwarding.State) error {
 	next, err := p.plan(&state)
@@ -76,6 +76,7 @@ func (p *Plane) Apply(state forwarding.State) error {
 	if err != nil {
 		return err
 	}
+	p.stripBackends()
 	p.writeClock()
 	return p.reclaimUntouched()
 }
@@ -134,7 +135,7 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 	planned := &vip{
 		VIP:    v,
 		place:  next.places[v.Pool],
-		idle:   ticks(v.IdleTimeout),
+		idle:   idleTicks(v.IdleTimeout),
 		tracks: v.Tracking == model.TrackingAlways,
 	}
 	before := p.applied.vips[v.Name]
@@ -239,11 +240,20 @@ func (p *Plane) occupy(at, by *place) {
 func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
 	for name, at := range next.places {
 		pool := next.pools[name]
-		p.writePlace(next, at, &pool, state.Paths)
+		p.writePlace(at, &pool, state.Paths)
 	}
 	for _, at := range p.allPlaces() {
 		if pool, kept := next.pools[at.pool]; kept && next.places[at.pool] != at {
-			p.writePlace(next, at, &pool, state.Paths)
+			p.writePlace(at, &pool, state.Paths)
+		}
+	}
+}
+
+// stripBackends takes from backends that left their pools what they may be given.
+func (p *Plane) stripBackends() {
+	for _, at := range p.allPlaces() {
+		if pool, kept := p.applied.pools[at.pool]; kept {
+			p.stripPlace(at, &pool)
 		}
 	}
 }

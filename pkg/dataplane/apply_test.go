@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
@@ -72,7 +73,7 @@ func (w *world) apply() {
 // numbers that nothing names are free.
 func (w *world) rest() {
 	w.Helper()
-	w.SetClock(w.Clock() + 1)
+	w.SetClock(w.Clock() + flux.RefreshAge + 1)
 	if done, err := w.Sweep(1 << 20); !done || err != nil {
 		w.Fatal(done, err)
 	}

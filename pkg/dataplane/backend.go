@@ -17,13 +17,9 @@ const (
 	outerTTL           = 64 << 8
 )
 
-// writePlace writes the records of a place's backends, and takes every ability
-// from those that are not the pool's any more. Only where a VIP has moved away and
-// its flows have not do they keep what they have.
-func (p *Plane) writePlace(next *planned, at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
-	wanted := make(map[model.BackendID]bool, len(pool.Backends))
+// writePlace writes the records of a place's backends.
+func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
 	for _, b := range pool.Backends {
-		wanted[b.ID] = true
 		owner, known := at.owners[b.ID]
 		if !known {
 			continue
@@ -36,12 +32,21 @@ func (p *Plane) writePlace(next *planned, at *place, pool *forwarding.Pool, path
 		record.Able = able(b)
 		p.backends.store(at.base()+owner, record)
 	}
+}
+
+// stripPlace takes every ability from backends that are not the pool's any more.
+// Only where a VIP has moved away and its flows have not do they keep what they have.
+func (p *Plane) stripPlace(at *place, pool *forwarding.Pool) {
+	wanted := make(map[model.BackendID]bool, len(pool.Backends))
+	for _, b := range pool.Backends {
+		wanted[b.ID] = true
+	}
 	for id, owner := range at.owners {
 		if wanted[id] {
 			continue
 		}
 		var record lbBackend
-		if next.isPrior(at) {
+		if p.isPrior(at) {
 			record = p.backends.elements[at.base()+owner]
 			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
 		}
@@ -50,8 +55,8 @@ func (p *Plane) writePlace(next *planned, at *place, pool *forwarding.Pool, path
 }
 
 // isPrior reports whether a VIP has moved away from a place and has not settled yet.
-func (p *planned) isPrior(at *place) bool {
-	for _, v := range p.vips {
+func (p *Plane) isPrior(at *place) bool {
+	for _, v := range p.applied.vips {
 		if v.prior == at && v.place != at {
 			return true
 		}

@@ -11,12 +11,16 @@ const TickLength = 250 * time.Millisecond
 
 // closingIdle is how long a flow that has seen a FIN or RST may be silent: only
 // the client's half is seen, and the other may go on.
-const closingIdle = flux.Tick(time.Minute / TickLength)
+const closingIdle = flux.Tick(time.Minute/TickLength) + flux.RefreshAge
 
 // ticks rounds a duration up to ticks.
 func ticks(d time.Duration) flux.Tick {
 	return flux.Tick((d + TickLength - 1) / TickLength)
 }
+
+// idleTicks is the age of an entry up to which its flow is alive: time stamps lag
+// behind by what is not worth writing.
+func idleTicks(timeout time.Duration) flux.Tick { return ticks(timeout) + flux.RefreshAge }
 
 // sweep is one pass over the flow table, made in steps.
 type sweep struct {
@@ -191,9 +195,11 @@ func (p *Plane) noteLosses() error {
 // settleVIPs ends the flux of VIPs whose flows have all left their prior pool.
 func (p *Plane) settleVIPs(s *sweep) (bool, error) {
 	settled := false
+	// A flow may have shown itself in a bucket after the sweep had passed it.
+	sweep := flux.Age(p.now, s.began)
 	for _, v := range p.applied.vips {
-		if v.prior == nil || s.strays[v.id] || flux.Age(p.now, v.since) <= v.idle ||
-			flux.Age(p.now, v.moved) <= flux.Age(p.now, s.began) || p.lossy && flux.Age(p.now, p.lost) <= v.idle {
+		if v.prior == nil || s.strays[v.id] || flux.Age(p.now, v.since) <= sweep+v.idle ||
+			flux.Age(p.now, v.moved) <= sweep || p.lossy && flux.Age(p.now, p.lost) <= sweep+v.idle {
 			continue
 		}
 		v.prior = nil

@@ -58,9 +58,10 @@ func Route(c Choice, e *Entry, p Packet, now Tick, able func(backend uint32) Abi
 		next.Closing = (e.Closing || p.Closer) && !p.Opener
 		return e.Backend, next
 	}
-	// A flow whose backend is gone starts again, whatever the packet.
+	// A flow whose backend is gone starts again, whatever the packet. Its entry is
+	// confirmed by another one only: anybody can send a packet out of the blue.
 	if p.Opener || e != nil || able(c.Prior)&KeepsFlows == 0 {
-		return c.Owner, Entry{Backend: c.Owner, Seen: now, Essential: true, Confirmed: !p.Opener, Closing: p.Closer}
+		return c.Owner, Entry{Backend: c.Owner, Seen: now, Essential: true, Closing: p.Closer}
 	}
 	return c.Prior, Entry{Backend: c.Prior, Seen: now, Confirmed: true, Closing: p.Closer}
 }

@@ -46,9 +46,9 @@ func TestRoute(t *testing.T) {
 		{"an unknown flow stays with the prior", prior, Entry{}, middle, prior, ofPrior(prior, now)},
 		{"and so if that gets no new flows", draining, Entry{}, middle, draining, ofPrior(draining, now)},
 		{"an unknown flow ends", prior, Entry{}, closer, prior, closing(ofPrior(prior, now))},
-		{"the prior is dead", dead, Entry{}, middle, owner, confirmed(essential(owner, now))},
-		{"the prior is nobody", nobody, Entry{}, middle, owner, confirmed(essential(owner, now))},
-		{"a flow ends whose prior is dead", dead, Entry{}, closer, owner, closing(confirmed(essential(owner, now)))},
+		{"the prior is dead", dead, Entry{}, middle, owner, essential(owner, now)},
+		{"the prior is nobody", nobody, Entry{}, middle, owner, essential(owner, now)},
+		{"a flow ends whose prior is dead", dead, Entry{}, closer, owner, closing(essential(owner, now))},
 
 		{"a known flow stays", prior, essential(third, recent), middle, third, confirmed(essential(third, recent))},
 		{"it says that it lives when its stamp is old", prior, essential(third, past), middle, third, confirmed(essential(third, now))},
@@ -62,7 +62,7 @@ func TestRoute(t *testing.T) {
 		{"an opener uses a 5-tuple again", prior, closing(confirmed(essential(third, recent))), opener, third, confirmed(essential(third, recent))},
 		{"an opener comes twice and its backend drains", prior, confirmed(essential(draining, recent)), opener, owner, essential(owner, now)},
 		{"an opener meets a dead backend", prior, closing(confirmed(essential(dead, recent))), opener, owner, essential(owner, now)},
-		{"a known flow's backend is dead", prior, ofPrior(dead, recent), middle, owner, confirmed(essential(owner, now))},
+		{"a known flow's backend is dead", prior, ofPrior(dead, recent), middle, owner, essential(owner, now)},
 	} {
 		var e *Entry
 		if c.entry != (Entry{}) {
