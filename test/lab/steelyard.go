@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,8 +19,8 @@ type Daemon struct {
 }
 
 // Daemon writes the configuration to a file, starts `steelyard daemon` with it
-// and returns when the API's socket accepts connections. The socket is the one
-// that the configuration names.
+// and returns when the API answers: its socket is there before the program is
+// on the interfaces. The socket is the one that the configuration names.
 func (h *Host) Daemon(ctx context.Context, binary, socket, config string) (*Daemon, error) {
 	file := filepath.Join(h.Dir(), "steelyard.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
@@ -33,17 +32,15 @@ func (h *Host) Daemon(ctx context.Context, binary, socket, config string) (*Daem
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
+	d := &Daemon{Process: p, Socket: socket, binary: binary}
 	err = p.WaitReady(ctx, func() error {
-		conn, err := net.Dial("unix", socket)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
+		_, err := d.CLI("status")
+		return err
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.Stop())
 	}
-	return &Daemon{Process: p, Socket: socket, binary: binary}, nil
+	return d, nil
 }
 
 // CLI runs `steelyard` against the daemon and returns its standard output.
