@@ -19,9 +19,9 @@ import (
 
 // Bounds of the data plane's maps. The lower ones still run one small pool.
 const (
-	MaxVIPs     = 65535
+	MaxVIPs     = 10000
 	MaxPools    = 65535
-	MaxBackends = 1 << 20
+	MaxBackends = 1<<20 - 2
 	MinSlots    = model.MinTableSize
 	MaxSlots    = 1 << 28
 	MinFlows    = 1024

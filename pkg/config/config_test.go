@@ -60,7 +60,7 @@ interfaces: [ens1f0, bond0.100]
 xdp_mode: native
 hash_seed: "00112233445566778899aabbccddeeff"
 encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::1" }
-limits: { vips: 65535, pools: 65535, backends: 1048576, slots: 268435456, flows: 5000000 }
+limits: { vips: 10000, pools: 65535, backends: 1048574, slots: 268435456, flows: 5000000 }
 api: { socket: /run/a/../b.sock, group: adm }
 metrics: { listen: "[2001:db8::1]:9464" }
 store: /srv/state.db
@@ -77,7 +77,7 @@ log: { level: debug, format: json }
 		XDPMode:       XDPNative,
 		HashSeed:      [16]byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
 		Encapsulation: Encapsulation{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		Limits:        Limits{VIPs: 65535, Pools: 65535, Backends: 1 << 20, Slots: 1 << 28, Flows: 1 << 23},
+		Limits:        Limits{VIPs: 10000, Pools: 65535, Backends: 1<<20 - 2, Slots: 1 << 28, Flows: 1 << 23},
 		API:           API{Socket: "/run/b.sock", Group: "adm"},
 		Metrics:       Metrics{Listen: "[2001:db8::1]:9464"},
 		Store:         "/srv/state.db",
@@ -136,13 +136,13 @@ func TestBadInput(t *testing.T) {
 		{"text is a truth", "log: {format: true}\n", "1:15", "log.format: want text"},
 		{"text is a list", "store: [a]\n", "1:8", "not a list"},
 		{"text is an alias", "store: &a /x\n", "1:8", "store: want text"},
-		{"number is text", "limits: {vips: \"12\"}\n", "1:16", "limits.vips: want a whole number from 1 to 65535, not text"},
+		{"number is text", "limits: {vips: \"12\"}\n", "1:16", "limits.vips: want a whole number from 1 to 10000, not text"},
 		{"number is a fraction", "limits: {vips: 1.5}\n", "1:16", "not a fraction"},
-		{"number is negative", "limits: {vips: -1}\n", "1:16", "limits.vips: -1 is out of range 1 to 65535"},
-		{"number is enormous", "limits: {vips: 99999999999999999999999}\n", "1:16", "limits.vips: want a whole number from 1 to 65535, not text"},
-		{"vips", "limits: {vips: 65536}\n", "1:16", "65536 is out of range 1 to 65535"},
+		{"number is negative", "limits: {vips: -1}\n", "1:16", "limits.vips: -1 is out of range 1 to 10000"},
+		{"number is enormous", "limits: {vips: 99999999999999999999999}\n", "1:16", "limits.vips: want a whole number from 1 to 10000, not text"},
+		{"vips", "limits: {vips: 10001}\n", "1:16", "10001 is out of range 1 to 10000"},
 		{"pools", "limits: {pools: 0}\n", "1:17", "0 is out of range 1 to 65535"},
-		{"backends", "limits: {backends: 1048577}\n", "1:20", "out of range 1 to 1048576"},
+		{"backends", "limits: {backends: 1048577}\n", "1:20", "out of range 1 to 1048574"},
 		{"slots, few", "limits: {slots: 250}\n", "1:17", "out of range 251 to 268435456"},
 		{"slots, many", "limits: {slots: 268435457}\n", "1:17", "out of range 251 to 268435456"},
 		{"flows, few", "limits: {flows: 1023}\n", "1:17", "out of range 1024 to 268435456"},

@@ -202,6 +202,63 @@ func TestSameTable(t *testing.T) {
 	}
 }
 
+// TestMovedPoolIsWritten: a pool that needs more room for backends that take no
+// flows has the same table, at another place.
+func TestMovedPoolIsWritten(t *testing.T) {
+	w := newWorld(t, smallLimits())
+	w.pool("a", 251, backendsOf(0, 3)...)
+	w.vip(1, "a")
+	w.apply()
+	place := w.applied.places["a"]
+	pool := w.pools["a"]
+	pool.Backends = keeping(backendsOf(0, 20))
+	w.pools["a"] = pool
+	w.apply()
+	if w.applied.places["a"].id == place.id {
+		t.Fatal("the pool has not moved, the test tests nothing")
+	}
+	w.spread(1, 60, backendsOf(0, 3)...)
+}
+
+// TestVIPTablesTakeTurns: the table that packets use is never written to.
+func TestVIPTablesTakeTurns(t *testing.T) {
+	w := newWorld(t, smallLimits())
+	w.pool("a", 251, backendsOf(0, 2)...)
+	current := func() ([]lbVipBucket, uint32) {
+		c := &w.control.elements[0]
+		table := c.VipTable[c.CurrentVipTable]
+		return w.buckets(table), c.CurrentVipTable
+	}
+	w.vip(1, "a")
+	w.apply()
+	for port := range uint16(6) {
+		used, which := current()
+		before := slices.Clone(used)
+		if port%3 == 1 {
+			// A change of anything else leaves the table in use.
+			w.pool("a", 251, backendsOf(0, int(port)+1)...)
+			w.apply()
+			if _, now := current(); now != which {
+				t.Errorf("round %d: another table is in use, and no VIP changed", port)
+			}
+		}
+		w.vip(10+port, "a")
+		w.apply()
+		if _, now := current(); now == which {
+			t.Errorf("round %d: the same table is in use, and VIPs changed", port)
+		}
+		if !slices.Equal(used, before) {
+			t.Errorf("round %d: the table in use was written to", port)
+		}
+		w.counted(1, 0)
+	}
+}
+
+// buckets are those of a VIP table.
+func (w *world) buckets(table lbVipTable) []lbVipBucket {
+	return w.Plane.vips.elements[table.Base:][:1<<(64-table.Shift)]
+}
+
 // TestApplyUnderTraffic changes everything about a VIP's pool, and has others come
 // and go with its old numbers, while packets are on their way: each must reach a
 // backend of the VIP's own pool.

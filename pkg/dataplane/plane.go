@@ -15,8 +15,8 @@ import (
 
 // Limits size the maps, which take their memory when they are made.
 type Limits struct {
-	// VIPs, Pools and Backends (of all pools together), each 1 to 65535, 65535
-	// and 1<<20; a pool takes room for a power of two of backends.
+	// VIPs, Pools and Backends (of all pools together), 1 to 10000, 65535
+	// and 1<<20 - 2; a pool takes room for a power of two of backends.
 	VIPs, Pools, Backends uint32
 	// Slots of all pools together, up to 1<<28, 4 bytes each.
 	Slots uint32

@@ -29,12 +29,17 @@ type vipTable struct {
 	anyPort    bool
 }
 
-// bucketsPerEntry sizes the map: with that many buckets of two entries for each
-// entry, a random hash overflows none in about every hundredth try at the worst.
+// bucketsPerEntry sizes the map. Of n keys in m buckets of two, a random hash puts
+// three into one about n³/6m² times: with 16 buckets for each of 20,000 keys, the most
+// that there may be, about every hundredth hash puts them into none.
 const bucketsPerEntry = 16
 
-// triesPerSize is how many hashes are tried before the table doubles.
-const triesPerSize = 64
+// triesPerSize is how many hashes are tried before the table doubles, and triesAtMost
+// how many at the largest size.
+const (
+	triesPerSize = 64
+	triesAtMost  = 6400
+)
 
 // buildVIPTable finds the smallest table, of at most maxBuckets, in which no bucket overflows.
 func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (*vipTable, error) {
@@ -46,11 +51,16 @@ func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (
 	}
 	log := max(1, bits.Len32(uint32(len(entries))))
 	for ; log < 32 && uint32(1)<<log <= maxBuckets; log++ {
-		last := uint32(1)<<(log+1) > maxBuckets
-		for try := 0; try < triesPerSize || (last && try < 100*triesPerSize); try++ {
+		tries := triesPerSize
+		if uint32(1)<<(log+1) > maxBuckets {
+			tries = triesAtMost
+		}
+		t.shift = uint32(64 - log)
+		load := make([]uint8, 1<<log)
+		for range tries {
 			t.multiplier = [3]uint64{random.Uint64() | 1, random.Uint64() | 1, random.Uint64() | 1}
-			t.shift = uint32(64 - log)
-			if t.fill(entries, 1<<log) {
+			if t.fits(entries, load) {
+				t.fill(entries, 1<<log)
 				return t, nil
 			}
 		}
@@ -58,21 +68,29 @@ func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (
 	return nil, fmt.Errorf("found no table of %d buckets for %d VIP keys; raise limits.vips in the configuration", maxBuckets, len(entries))
 }
 
-// fill places every entry, or reports that a bucket overflows.
-func (t *vipTable) fill(entries []lbVipEntry, buckets int) bool {
-	t.buckets = make([]lbVipBucket, buckets)
+// fits reports whether no bucket overflows; load counts and is overwritten.
+func (t *vipTable) fits(entries []lbVipEntry, load []uint8) bool {
+	clear(load)
 	for i := range entries {
-		b := &t.buckets[t.bucket(&entries[i])]
-		switch {
-		case b.Entry[0].Endpoint == 0:
-			b.Entry[0] = entries[i]
-		case b.Entry[1].Endpoint == 0:
-			b.Entry[1] = entries[i]
-		default:
+		b := t.bucket(&entries[i])
+		if load[b]++; load[b] > 2 {
 			return false
 		}
 	}
 	return true
+}
+
+// fill places every entry in a table in which they fit.
+func (t *vipTable) fill(entries []lbVipEntry, buckets int) {
+	t.buckets = make([]lbVipBucket, buckets)
+	for i := range entries {
+		b := &t.buckets[t.bucket(&entries[i])]
+		if b.Entry[0].Endpoint != 0 {
+			b.Entry[1] = entries[i]
+		} else {
+			b.Entry[0] = entries[i]
+		}
+	}
 }
 
 func (t *vipTable) bucket(e *lbVipEntry) uint32 {

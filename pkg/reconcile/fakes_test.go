@@ -115,9 +115,11 @@ func (c *fakeChecker) report(pool string, id model.BackendID, check string, now 
 
 // fakeResolver has the next hops that it is told.
 type fakeResolver struct {
-	sets    int
-	wanted  []netip.Addr
-	hops    map[netip.Addr]neighbor.Hop
+	sets   int
+	wanted []netip.Addr
+	hops   map[netip.Addr]neighbor.Hop
+	// silent: addresses that it was told nothing of are not in its table.
+	silent  bool
 	changed chan struct{}
 }
 
@@ -135,6 +137,8 @@ func (r *fakeResolver) Table() neighbor.Table {
 	for _, addr := range r.wanted {
 		if hop, known := r.hops[addr]; known {
 			table[addr] = hop
+		} else if !r.silent {
+			table[addr] = hopTo(addr)
 		}
 	}
 	return table

@@ -27,7 +27,7 @@ func TestScriptsFail(t *testing.T) {
 		"expect slots mail none":                    `got "no pool", want "none"`,
 		"expect no-change":                          "became",
 		"expect tables-kept":                        `pool "web" has another table`,
-		"expect paths 10.0.1.10":                    `got "none"`,
+		"expect paths none":                         `got "10.0.1.10"`,
 		"expect attempts 0":                         `got "1"`,
 		"expect status revision=2":                  `revision is "1", want "2"`,
 		"expect status error=full":                  `error is "", want "full"`,

@@ -229,21 +229,40 @@ func (l *Loop) succeed() {
 
 // build folds desired state, health and next hops together.
 func (l *Loop) build(state model.State) (forwarding.State, error) {
-	snapshot := l.o.Checker.Snapshot()
+	paths := l.paths()
+	health := l.healthOf(l.o.Checker.Snapshot())
+	// A backend may pass its first check before its next hop is known here. Its
+	// packets would be dropped, so it waits while others can take them.
+	ready := func(p *model.Pool, id model.BackendID) bool {
+		_, resolved := paths[id.Address]
+		h, _ := health(p, id)
+		return h == model.HealthUp && (resolved || l.inUse(p.Name, id))
+	}
 	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
-		h, since := snapshot.Backend(p, id)
-		if h == model.HealthUnknown && l.inUse(p.Name, id) {
-			// A check was added that has not spoken yet. Were this no reason to
-			// stay, adding one would take a pool out of service.
-			return model.HealthUp, time.Time{}
+		h, since := health(p, id)
+		if h == model.HealthUp && !ready(p, id) && slices.ContainsFunc(p.Backends, func(b model.Backend) bool { return ready(p, b.BackendID) }) {
+			return model.HealthUnknown, since
 		}
 		return h, since
 	}, time.Now(), l.forwarded)
 	if err != nil {
 		return forwarding.State{}, err
 	}
-	next.Paths = l.paths()
+	next.Paths = paths
 	return next, nil
+}
+
+// healthOf is what the checks say. A backend in use whose health is unknown stays:
+// a check was added that has not spoken yet, and were that no reason to stay, adding
+// one would take a pool out of service.
+func (l *Loop) healthOf(snapshot *health.Snapshot) forwarding.Health {
+	return func(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
+		h, since := snapshot.Backend(p, id)
+		if h == model.HealthUnknown && l.inUse(p.Name, id) {
+			return model.HealthUp, time.Time{}
+		}
+		return h, since
+	}
 }
 
 // inUse reports whether a backend takes new flows as of what was applied last.

@@ -194,6 +194,10 @@ func (s *scene) start(args []string) error {
 		Log: slog.New(slog.NewTextHandler(&s.log, nil)),
 	}
 	for key, value := range settings(args) {
+		if key == "next-hops" {
+			s.resolver.silent = value == "unknown"
+			continue
+		}
 		addr, err := netip.ParseAddr(value)
 		if err != nil {
 			return err
@@ -289,11 +293,8 @@ func (s *scene) flows(args []string) error {
 	return err
 }
 
-func (s *scene) hop(address string, args []string) error {
-	addr, err := netip.ParseAddr(address)
-	if err != nil {
-		return err
-	}
+// hopTo is the next hop of an address that is resolved.
+func hopTo(addr netip.Addr) neighbor.Hop {
 	hop := neighbor.Hop{
 		Link: 7, Interface: "eth0", Source: [6]byte{2, 0, 0, 0, 0, 1}, Destination: [6]byte{2, 0, 0, 0, 0, 2},
 		OnLink: true, SourceIP: netip.MustParseAddr("10.0.1.1"), MTU: 1500,
@@ -301,6 +302,15 @@ func (s *scene) hop(address string, args []string) error {
 	if addr.Is6() {
 		hop.SourceIP = netip.MustParseAddr("2001:db8::1")
 	}
+	return hop
+}
+
+func (s *scene) hop(address string, args []string) error {
+	addr, err := netip.ParseAddr(address)
+	if err != nil {
+		return err
+	}
+	hop := hopTo(addr)
 	switch args[0] {
 	case "resolved":
 	case "moved":

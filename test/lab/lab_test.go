@@ -76,10 +76,13 @@ func TestVIPsReachTheBalancer(t *testing.T) {
 				if _, err := l.Client.Run("ping", ping...); err == nil {
 					t.Errorf("%s answers before anybody has it", vip)
 				}
-				if _, err := l.Balancer.Run("ip", "address", "add", fmt.Sprintf("%s/%d", vip, vip.BitLen()), "dev", "lo"); err != nil {
+				if _, err := l.Balancer.Run("ip", "address", "add", fmt.Sprintf("%s/%d", vip, vip.BitLen()), "dev", "lo", "nodad"); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := l.Client.Run("ping", ping...); err != nil {
+				if err := lab.WaitFor(deadline(t), "it answers", func() error {
+					_, err := l.Client.Run("ping", ping...)
+					return err
+				}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -115,6 +118,17 @@ func TestNginx(t *testing.T) {
 		a := l.Client.Fetch(ctx, url(addr, "/client"), 254, 8)
 		if a.Failed() != 0 || len(a.Bodies) != 254 {
 			t.Errorf("connections come from %d addresses: %+v", len(a.Bodies), a)
+		}
+	}
+
+	// A sick host fails its health check and nothing else.
+	for _, sick := range []bool{true, false} {
+		if err := l.Backends[0].Sick(sick); err != nil {
+			t.Fatal(err)
+		}
+		health := l.Client.Fetch(ctx, url(l.Backends[0].V4, "/healthz"), 1, 1)
+		if root := l.Client.Fetch(ctx, url(l.Backends[0].V4, "/"), 1, 1); root.Good() != 1 || (health.Failed() == 1) != sick {
+			t.Errorf("sick %v: /healthz %+v, / %+v", sick, health, root)
 		}
 	}
 

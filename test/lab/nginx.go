@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,7 +17,8 @@ const readyPatience = 15 * time.Second
 
 // Site is what a web server answers:
 //
-//	/, /healthz   Body and a newline
+//	/, /healthz   Body and a newline; /healthz status 503 while the host is sick,
+//	              see [Host.Sick]
 //	/client       the address that the client is seen to come from
 //	/big          BigBytes bytes
 type Site struct {
@@ -107,12 +109,29 @@ http {
 	for _, port := range s.Ports {
 		fmt.Fprintf(&b, "\t\tlisten 0.0.0.0:%[1]d backlog=4096;\n\t\tlisten [::]:%[1]d backlog=4096;\n", port)
 	}
-	fmt.Fprintf(&b, `		root %s/www;
+	fmt.Fprintf(&b, `		root %[1]s/www;
 		location = / { return 200 "%[2]s\n"; }
-		location = /healthz { return 200 "%[2]s\n"; }
+		location = /healthz {
+			if (-f %[1]s/sick) { return 503; }
+			return 200 "%[2]s\n";
+		}
 		location = /client { return 200 "$remote_addr\n"; }
 	}
 }
 `, dir, s.Body)
 	return b.String()
+}
+
+// Sick makes the web server of a host answer /healthz with status 503, or no
+// longer. Everything else it answers as ever, and it remembers when it is
+// started again.
+func (h *Host) Sick(sick bool) error {
+	file := filepath.Join(h.Dir(), "nginx", "sick")
+	if sick {
+		return os.WriteFile(file, nil, 0o644)
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

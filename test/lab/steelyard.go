@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -21,9 +20,10 @@ type Daemon struct {
 }
 
 // Daemon writes the configuration to a file, starts `steelyard daemon` with it
-// and returns when the API's socket accepts connections. The socket is the one
-// that the configuration names. What outlives the daemon lives in the lab's own
-// bpffs, unless the configuration says otherwise.
+// and returns when the API answers: its socket is there before the program is
+// on the interfaces. The socket is the one that the configuration names. What
+// outlives the daemon lives in the lab's own bpffs, unless the configuration says
+// otherwise.
 func (h *Host) Daemon(ctx context.Context, binary, socket, config string) (*Daemon, error) {
 	if !strings.Contains(config, "pin_path:") {
 		config += fmt.Sprintf("pin_path: %s\n", filepath.Join(h.lab.BPFFS(), h.Name))
@@ -38,17 +38,15 @@ func (h *Host) Daemon(ctx context.Context, binary, socket, config string) (*Daem
 	}
 	ctx, cancel := context.WithTimeout(ctx, readyPatience)
 	defer cancel()
+	d := &Daemon{Process: p, Socket: socket, binary: binary}
 	err = p.WaitReady(ctx, func() error {
-		conn, err := net.Dial("unix", socket)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
+		_, err := d.CLI("status")
+		return err
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.Stop())
 	}
-	return &Daemon{Process: p, Socket: socket, binary: binary}, nil
+	return d, nil
 }
 
 // CLI runs `steelyard` against the daemon and returns its standard output.

@@ -179,11 +179,11 @@ func (l *Lab) offloads() error {
 		}
 	}
 	if l.Interfaces == 2 {
-		if err := l.Router.receiveXDP(l.Balancer.Name); err != nil {
+		if err := l.Router.ReceiveXDP(l.Balancer.Name); err != nil {
 			return err
 		}
 	}
-	return l.Switch.receiveXDP(l.Balancer.Name)
+	return l.Switch.ReceiveXDP(l.Balancer.Name)
 }
 
 // configure gives out addresses and routes.

@@ -13,12 +13,12 @@ import (
 // xdpPass is the verdict XDP_PASS.
 const xdpPass = 2
 
-// receiveXDP makes a veth device take the frames that its peer transmits by
+// ReceiveXDP makes a veth device take the frames that its peer transmits by
 // XDP, with a program that passes everything. GRO on the device would be enough
 // for redirected frames, but not for XDP_TX: the kernel queues those and then
 // wakes only a receiver that has a program (veth_xdp_flush), so that they lie
-// there until an ordinary frame comes by.
-func (h *Host) receiveXDP(device string) error {
+// there until an ordinary frame comes by. It fails if the device has a program.
+func (h *Host) ReceiveXDP(device string) error {
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "lab_pass", Type: ebpf.XDP, License: "Dual BSD/GPL",
 		Flags:        unix.BPF_F_XDP_HAS_FRAGS, // links of any MTU
