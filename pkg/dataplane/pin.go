@@ -44,6 +44,11 @@ const dot = "%2e"
 // openPinning makes the directory, in a bpffs that it mounts there if need be, and
 // locks it. It refuses a directory that another version has filled.
 func openPinning(path string) (*pinning, error) {
+	if strings.HasPrefix(path, standardBPFFS+"/") {
+		if err := ensureBPFFS(standardBPFFS); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("pins: %w", err)
 	}
@@ -63,6 +68,9 @@ func openPinning(path string) (*pinning, error) {
 	}
 	return d, nil
 }
+
+// standardBPFFS is where systemd mounts a bpffs, and we do where it has not.
+const standardBPFFS = "/sys/fs/bpf"
 
 func ensureBPFFS(path string) error {
 	var st unix.Statfs_t

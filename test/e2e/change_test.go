@@ -43,7 +43,7 @@ func TestHotChanges(t *testing.T) {
 		r.cli("backend", "drain", "web", first[1].V4.String())
 		r.cli("backend", "enable", "web", first[1].V4.String())
 		r.cli("pool", "set", "web", "--table-size", []string{"131071", "65537"}[round%2])
-		r.cli("backend", "remove", "web", late.V4.String())
+		r.cli("backend", "remove", "web", late.V4.String(), "--now")
 	}
 	stop()
 	running.Wait()

@@ -15,8 +15,8 @@ import (
 	"github.com/steelyard-lb/steelyard/test/lab"
 )
 
-// TestRestart stops the daemon, once as asked for and once by force. Everything
-// comes back from the store.
+// TestRestart stops the daemon, once as asked for and once by force. Traffic goes on
+// without it, and everything comes back from the store.
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	vip4, vip6 := lab.VIP(1)
@@ -36,15 +36,10 @@ func TestRestart(t *testing.T) {
 		{"SIGKILL", func() { r.must(r.daemon.Kill()) }},
 	} {
 		how.stop()
-		r.wait("no program is on the interfaces", func() error {
-			if on := programs(t, r.Balancer); len(on) > 0 {
-				return fmt.Errorf("it is on %v", on)
+		for _, address := range []netip.Addr{vip4, vip6} {
+			if answers := r.fetch(address, 300); len(answers) != len(r.Backends) {
+				t.Errorf("after %s, without a daemon: answers of %s come from %v", how.name, address, answers)
 			}
-			return nil
-		})
-		// The control: without the daemon nobody answers for the VIP.
-		if err := r.connect(vip4, 500*time.Millisecond); err == nil {
-			t.Errorf("after %s: connected without a daemon", how.name)
 		}
 		// Hanging servers pass no check: what is up now is so from the store.
 		for _, b := range r.Backends {
@@ -68,6 +63,44 @@ func TestRestart(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDetach: who wants the program gone when the daemon ends says so, before or after.
+func TestDetach(t *testing.T) {
+	t.Parallel()
+	vip, _ := lab.VIP(1)
+	r := start(t, lab.Options{Interfaces: 2, Backends: 1}, vip)
+	r.addPool("web", v4)
+	r.addVIP("web", vip, "dsr-l2", "web")
+	r.waitUp("web", r.Backends...)
+	pins := filepath.Join(r.BPFFS(), r.Balancer.Name)
+	if _, err := r.daemon.CLI("detach", "--pin-path", pins); err == nil {
+		t.Error("detached under a daemon that runs")
+	}
+	r.stopDaemon()
+	if err := r.connect(vip, time.Second); err != nil {
+		t.Errorf("without a daemon: %v", err)
+	}
+	if _, err := r.daemon.CLI("detach", "--pin-path", pins); err != nil {
+		t.Error(err)
+	}
+	if on := programs(t, r.Balancer); len(on) > 0 {
+		t.Errorf("after detach, the program is on %v", on)
+	}
+	// The control: nobody answers for the VIP then.
+	if err := r.connect(vip, 500*time.Millisecond); err == nil {
+		t.Error("connected without the program")
+	}
+	daemon, err := r.Balancer.Daemon(t.Context(), r.binary, r.socket(), r.config()+"detach_on_exit: true\n")
+	r.must(err)
+	if err := r.connect(vip, time.Second); err != nil {
+		t.Errorf("with a daemon again: %v", err)
+	}
+	r.must(daemon.Stop())
+	if on := programs(t, r.Balancer); len(on) > 0 {
+		t.Errorf("with detach_on_exit, the program is on %v", on)
+	}
+	r.startDaemon()
 }
 
 // desired renders what the operator asked for and the slots that follow from it.

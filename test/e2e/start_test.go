@@ -20,8 +20,8 @@ type node struct {
 	*lab.Host
 	t      *testing.T
 	binary string
-	// dir holds the daemon's configuration, socket and store.
-	dir string
+	// dir holds the daemon's configuration, socket and store; pins is its pin_path.
+	dir, pins string
 }
 
 func (n node) path(name string) string { return filepath.Join(n.dir, name) }
@@ -29,7 +29,7 @@ func (n node) path(name string) string { return filepath.Join(n.dir, name) }
 // configure writes a configuration: the given first lines, and paths in dir.
 func (n node) configure(lines string) {
 	n.t.Helper()
-	text := fmt.Sprintf("%s\nstore: %s\napi:\n  socket: %s\n", lines, n.path("state.db"), n.path("api.sock"))
+	text := fmt.Sprintf("%s\nstore: %s\napi:\n  socket: %s\npin_path: %s\n", lines, n.path("state.db"), n.path("api.sock"), n.pins)
 	if err := os.WriteFile(n.path("steelyard.yaml"), []byte(text), 0o644); err != nil {
 		n.t.Fatal(err)
 	}
@@ -101,7 +101,8 @@ func (n node) brief(said string, words ...string) {
 // node returns the balancer with a directory for one try.
 func (r *rig) node(t *testing.T) node {
 	t.Helper()
-	n := node{Host: r.Balancer, t: t, binary: r.binary, dir: filepath.Join(r.Dir(), filepath.Base(t.Name()))}
+	name := filepath.Base(t.Name())
+	n := node{Host: r.Balancer, t: t, binary: r.binary, dir: filepath.Join(r.Dir(), name), pins: filepath.Join(r.BPFFS(), name)}
 	if err := os.Mkdir(n.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
