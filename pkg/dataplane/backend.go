@@ -34,8 +34,9 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 	}
 }
 
-// stripPlace takes every ability from backends that are not the pool's any more.
-// Only where a VIP has moved away and its flows have not do they keep what they have.
+// stripPlace takes every ability from backends that are not the pool's any more. On
+// a place that no VIP uses they keep what they have: VIPs that moved away may have
+// left flows there.
 func (p *Plane) stripPlace(at *place, pool *forwarding.Pool) {
 	wanted := make(map[model.BackendID]bool, len(pool.Backends))
 	for _, b := range pool.Backends {
@@ -46,7 +47,7 @@ func (p *Plane) stripPlace(at *place, pool *forwarding.Pool) {
 			continue
 		}
 		var record lbBackend
-		if p.isPrior(at) {
+		if !p.inUse(at) {
 			record = p.backends.elements[at.base()+owner]
 			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
 		}
@@ -54,10 +55,10 @@ func (p *Plane) stripPlace(at *place, pool *forwarding.Pool) {
 	}
 }
 
-// isPrior reports whether a VIP has moved away from a place and has not settled yet.
-func (p *Plane) isPrior(at *place) bool {
+// inUse reports whether a VIP sends new flows to a place.
+func (p *Plane) inUse(at *place) bool {
 	for _, v := range p.applied.vips {
-		if v.prior == at && v.place != at {
+		if v.place == at {
 			return true
 		}
 	}

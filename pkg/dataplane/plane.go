@@ -185,6 +185,8 @@ func (p *Plane) takeOver() error {
 		return fmt.Errorf("adopt what is pinned in %s: %w; go back to what made it, or let go of its connections with: steelyard detach", p.pin.dir(), err)
 	}
 	p.links = l.Links
+	// Until a sweep has shown otherwise, flows are alive.
+	p.stats.Live = 1
 	p.events, err = p.FlowEvents()
 	return err
 }

@@ -26,7 +26,7 @@ type fakePlane struct {
 	applied           forwarding.State
 	counters          dataplane.Counters
 	clock             flux.Tick
-	sweeps            int
+	sweeps            uint64
 	flows             dataplane.Flows
 }
 
@@ -61,7 +61,11 @@ func (p *fakePlane) Clock() flux.Tick        { return p.clock }
 func (p *fakePlane) SetClock(now flux.Tick)  { p.clock = now }
 func (p *fakePlane) NeedsSweep() bool        { return p.flows.Table.SlotsInFlux > 0 }
 func (p *fakePlane) Sweep(int) (bool, error) { p.sweeps++; return true, nil }
-func (p *fakePlane) Flows() dataplane.Flows  { return p.flows }
+func (p *fakePlane) Flows() dataplane.Flows {
+	flows := p.flows
+	flows.Table.Sweeps = p.sweeps
+	return flows
+}
 
 // fakeChecker has the results that it is told.
 type fakeChecker struct {

@@ -24,7 +24,7 @@ const (
 // what is drained.
 func (l *Loop) tick(now time.Time) {
 	l.o.Plane.SetClock(l.first + flux.Tick(now.Sub(l.started)/dataplane.TickLength))
-	if now.Before(l.sweepAt) || !l.o.Plane.NeedsSweep() {
+	if now.Before(l.sweepAt) || !l.o.Plane.NeedsSweep() && len(l.draining) == 0 {
 		l.endDrains(now)
 		return
 	}
@@ -42,10 +42,17 @@ func (l *Loop) tick(now time.Time) {
 	}
 }
 
-// endDrains disables, or removes, the backends that have drained: those without
-// flows that no slot names any more, and those whose deadline has come.
+// sweepsToKnow is how many sweeps must end before flows that there were at a moment
+// are known: one may be under way.
+const sweepsToKnow = 2
+
+// endDrains disables, or removes, a backend that has drained: one without flows, by a
+// sweep that began when it was draining, that no slot names any more; or one whose
+// deadline has come.
 func (l *Loop) endDrains(now time.Time) {
 	var flows *dataplane.Flows
+	draining := map[dataplane.BackendKey]uint64{}
+	var end func()
 	for i := range l.desired.state.Pools {
 		p := &l.desired.state.Pools[i]
 		for _, b := range p.Backends {
@@ -56,14 +63,23 @@ func (l *Loop) endDrains(now time.Time) {
 				f := l.o.Plane.Flows()
 				flows = &f
 			}
-			left := flows.Backends[dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}]
-			late := !b.Drain.Deadline.IsZero() && now.After(b.Drain.Deadline)
-			if !late && (left.Live > 0 || left.Named || l.failure != nil) {
-				continue
+			key := dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}
+			since, known := l.draining[key]
+			if !known {
+				since = flows.Table.Sweeps
 			}
-			l.endDrain(p.Name, b, left.Live)
-			return // the desired state is another one now; the rest waits for the next tick
+			draining[key] = since
+			left := flows.Backends[key]
+			idle := left.Live == 0 && !left.Named && flows.Table.Sweeps >= since+sweepsToKnow && l.failure == nil
+			late := !b.Drain.Deadline.IsZero() && now.After(b.Drain.Deadline)
+			if idle || late {
+				end = func() { l.endDrain(p.Name, b, left.Live) }
+			}
 		}
+	}
+	l.draining = draining
+	if end != nil {
+		end() // one at a time: the desired state is another one then
 	}
 }
 

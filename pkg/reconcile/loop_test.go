@@ -233,6 +233,7 @@ health web 10.0.1.20 down`
 				}},
 			}},
 			Reasons: []model.Reason{{Name: "not_ours", Packets: 7}},
+			Flows:   model.FlowTable{Sweeps: 120},
 			Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 8}},
 		}
 		if !reflect.DeepEqual(got, want) {

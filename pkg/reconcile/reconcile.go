@@ -100,6 +100,9 @@ type Loop struct {
 	// next sweep is due.
 	first   flux.Tick
 	sweepAt time.Time
+	// draining are the backends that drain, with the number of sweeps there had been
+	// when that was first seen.
+	draining map[dataplane.BackendKey]uint64
 	// drainFailure is why draining could not be ended, nil if it could.
 	drainFailure error
 }

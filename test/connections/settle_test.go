@@ -1,0 +1,64 @@
+package connections_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+)
+
+// TestEverythingSettles keeps connections through churn that takes longer than
+// the idle timeout, so that slots settle under them. When all have ended,
+// nothing is in flux and nothing is remembered.
+func TestEverythingSettles(t *testing.T) {
+	s := newSite(t, path{mode: "dsr-l2"}, 10, 2*time.Second)
+	s.web.open(size().connections)
+	s.web.welcome()
+	for round := range 3 {
+		for n := 6; n <= backends; n++ {
+			s.cli("backend", []string{"drain", "enable"}[round%2], "web", s.address(n))
+			s.web.talked()
+		}
+		if now := s.status(); now.Flows.Live == 0 || now.Flows.SlotsInFlux == 0 {
+			t.Errorf("amid churn: %d flows remembered, %d slots in flux", now.Flows.Live, now.Flows.SlotsInFlux)
+		}
+	}
+	connections, broken := s.web.finish()
+	if len(broken) > 0 {
+		t.Errorf("%d of %d connections are broken", len(broken), connections)
+		s.report(broken)
+	}
+	s.waitSettled()
+}
+
+// waitSettled waits until no slot is in flux and no flow is remembered.
+func (s *site) waitSettled() {
+	s.t.Helper()
+	s.wait("everything is settled", func(status status) error {
+		if status.Flows.Live != 0 || status.Flows.SlotsInFlux != 0 {
+			return fmt.Errorf("%d flows are remembered, %d slots in flux", status.Flows.Live, status.Flows.SlotsInFlux)
+		}
+		return nil
+	})
+}
+
+// TestSettledTableStaysEmpty floods slots that are settled: nothing is
+// remembered. The same flood on slots in flux is.
+func TestSettledTableStaysEmpty(t *testing.T) {
+	s := newSite(t, path{mode: "dsr-l2"}, 10, 2*time.Second)
+	s.waitSettled()
+	before := s.status()
+	s.flood(size().settled)
+	after := s.status()
+	if after.Flows.Live != 0 || after.Flows.Remembered != before.Flows.Remembered {
+		t.Errorf("after %d SYNs on settled slots, %d flows are in the table and %d were remembered",
+			size().settled, after.Flows.Live, after.Flows.Remembered-before.Flows.Remembered)
+	}
+	s.cli("backend", "drain", "web", s.address(1))
+	s.flood(size().settled / 10)
+	s.wait("flows on slots in flux are remembered", func(now status) error {
+		if now.Flows.Remembered == before.Flows.Remembered {
+			return fmt.Errorf("%d flows", now.Flows.Remembered)
+		}
+		return nil
+	})
+}
