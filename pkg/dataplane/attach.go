@@ -41,6 +41,11 @@ type attachment struct {
 // It refuses an interface that somebody else's program is on. On error nothing is
 // attached that was not before.
 func (p *Plane) Attach(mode XDPMode, interfaces ...string) error {
+	if p.former != nil {
+		if err := p.pin.promote(); err != nil {
+			return err
+		}
+	}
 	before := len(p.attached)
 	for _, name := range interfaces {
 		a, err := p.attach(name, mode)
@@ -53,6 +58,9 @@ func (p *Plane) Attach(mode XDPMode, interfaces ...string) error {
 		return nil
 	}
 	if err := p.detachOthers(); err != nil {
+		return err
+	}
+	if err := p.finishCarryOver(); err != nil {
 		return err
 	}
 	return p.record(nil)

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"unsafe"
@@ -66,7 +67,7 @@ func (p *Plane) writeLedger(l *ledger) error {
 	}
 	head := &p.ledger.elements[0].Word
 	half := 1 - head[ledgerWordHalf]&1
-	room := p.ledgerHalf(half)
+	room := ledgerHalf(p.ledger, half)
 	if len(data) > len(room) {
 		return fmt.Errorf("the ledger of numbers takes %d bytes and there is room for %d; use shorter names or raise the limits in the configuration", len(data), len(room))
 	}
@@ -77,27 +78,30 @@ func (p *Plane) writeLedger(l *ledger) error {
 	return nil
 }
 
-func (p *Plane) ledgerHalf(half uint64) []byte {
-	pages := uint64(len(p.ledger.elements)-1) / 2
-	first := &p.ledger.elements[1+half*pages]
+func ledgerHalf(m memory[lbLedgerPage], half uint64) []byte {
+	pages := uint64(len(m.elements)-1) / 2
+	first := &m.elements[1+half*pages]
 	return unsafe.Slice((*byte)(unsafe.Pointer(first)), pages*ledgerPageSize)
 }
 
-// readLedger returns the ledger, nil if none was ever written.
-func (p *Plane) readLedger() (*ledger, error) {
-	head := &p.ledger.elements[0].Word
+// readLedger reads the ledger of this seed from a map.
+func (p *Plane) readLedger(m memory[lbLedgerPage]) (*ledger, error) {
+	head := &m.elements[0].Word
 	if head[ledgerWordMagic] != ledgerMagic {
-		return nil, nil
+		return nil, errors.New("the ledger of numbers was never written")
 	}
 	half := head[ledgerWordHalf] & 1
-	room := p.ledgerHalf(half)
+	room := ledgerHalf(m, half)
 	size := head[ledgerWordSize+half]
 	if size > uint64(len(room)) {
-		return nil, fmt.Errorf("the ledger of numbers is damaged")
+		return nil, errors.New("the ledger of numbers is damaged")
 	}
 	var l ledger
 	if err := json.Unmarshal(room[:size], &l); err != nil {
 		return nil, fmt.Errorf("the ledger of numbers is damaged: %w", err)
+	}
+	if l.Seed != p.seed {
+		return nil, errors.New("hash_seed is not the one by which the flows there were placed")
 	}
 	return &l, nil
 }
@@ -169,6 +173,7 @@ func (v *vip) ledgerEntry() ledgerVIP {
 // again by the next Apply; until then packets meet what they met before.
 func (p *Plane) adopt(l *ledger) error {
 	p.now = flux.Tick(p.control.elements[0].Now)
+	p.links = l.Links
 	p.epoch++
 	places := map[uint32]*place{}
 	for _, e := range l.Places {

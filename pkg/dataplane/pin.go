@@ -22,7 +22,8 @@ var version = regexp.MustCompile(`^v[0-9]+$`)
 
 // pinning is the directory in a bpffs where everything outlives the daemon:
 //
-//	PATH/v1/map_NAME        the maps
+//	PATH/v1/maps/NAME       the maps
+//	PATH/v1/next/NAME       those of other sizes, until they take their place
 //	PATH/v1/link_INTERFACE  the attachments, which hold the program
 type pinning struct {
 	path string
@@ -32,7 +33,15 @@ type pinning struct {
 
 func (d *pinning) dir() string { return filepath.Join(d.path, fmt.Sprintf("v%d", layout)) }
 
-func (d *pinning) mapPath(name string) string { return filepath.Join(d.dir(), "map_"+name) }
+const (
+	mapsInUse = "maps"
+	mapsNext  = "next"
+	mapsOld   = "old"
+)
+
+func (d *pinning) maps(which string) string { return filepath.Join(d.dir(), which) }
+
+func (d *pinning) mapPath(name string) string { return filepath.Join(d.maps(mapsInUse), name) }
 
 // A bpffs takes no dots in names, interfaces do.
 func (d *pinning) linkPath(iface string) string {
@@ -105,12 +114,16 @@ func (d *pinning) refuseForeign() error {
 func (d *pinning) close() error { return d.lock.Close() }
 
 // load opens the pinned maps. Without any, or with what a start that was killed
-// left, it returns none, and clears the way. Maps that do not fit the spec are refused.
-func (d *pinning) load(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	if _, err := os.Stat(d.mapPath(lbMapLedger)); errors.Is(err, fs.ErrNotExist) {
-		return nil, d.clear()
+// left, it returns none, and clears the way. Maps of another layout are refused;
+// same says whether all have the sizes of the spec as well.
+func (d *pinning) load(spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, same bool, err error) {
+	if err := d.recover(); err != nil {
+		return nil, false, err
 	}
-	maps := map[string]*ebpf.Map{}
+	if _, err := os.Stat(d.mapPath(lbMapLedger)); errors.Is(err, fs.ErrNotExist) {
+		return nil, true, d.clear()
+	}
+	maps, same = map[string]*ebpf.Map{}, true
 	for name, want := range spec.Maps {
 		if strings.HasPrefix(name, ".") {
 			continue
@@ -118,23 +131,50 @@ func (d *pinning) load(spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) 
 		m, err := ebpf.LoadPinnedMap(d.mapPath(name), nil)
 		if err == nil {
 			maps[name] = m
+			same = same && m.MaxEntries() == want.MaxEntries
 			err = fits(m, want)
 		}
 		if err != nil {
-			return nil, errors.Join(fmt.Errorf("pins: map %s in %s: %w", name, d.dir(), err), closeMaps(maps))
+			return nil, false, errors.Join(fmt.Errorf("pins: map %s in %s: %w", name, d.dir(), err), closeMaps(maps))
 		}
 	}
-	return maps, nil
+	return maps, same, nil
 }
 
-// fits compares a pinned map with what this program and configuration want.
+// recover finishes, or undoes, a change of sizes that was interrupted.
+func (d *pinning) recover() error {
+	_, inUse := os.Stat(d.maps(mapsInUse))
+	_, next := os.Stat(d.maps(mapsNext))
+	if errors.Is(inUse, fs.ErrNotExist) && next == nil {
+		if err := os.Rename(d.maps(mapsNext), d.maps(mapsInUse)); err != nil {
+			return fmt.Errorf("pins: %w", err)
+		}
+	}
+	for _, which := range []string{mapsNext, mapsOld} {
+		if err := os.RemoveAll(d.maps(which)); err != nil {
+			return fmt.Errorf("pins: %w", err)
+		}
+	}
+	return nil
+}
+
+// promote puts the next maps in the place of those in use.
+func (d *pinning) promote() error {
+	for _, step := range [][2]string{{mapsInUse, mapsOld}, {mapsNext, mapsInUse}} {
+		if err := os.Rename(d.maps(step[0]), d.maps(step[1])); err != nil {
+			return fmt.Errorf("pins: %w", err)
+		}
+	}
+	if err := os.RemoveAll(d.maps(mapsOld)); err != nil {
+		return fmt.Errorf("pins: %w", err)
+	}
+	return nil
+}
+
+// fits compares the layout of a pinned map with what this program wants.
 func fits(m *ebpf.Map, want *ebpf.MapSpec) error {
 	if m.Type() != want.Type || m.KeySize() != want.KeySize || m.ValueSize() != want.ValueSize {
 		return fmt.Errorf("its layout is not this version's; run the version that made it, or let go of its connections with: steelyard detach")
-	}
-	if m.MaxEntries() != want.MaxEntries {
-		return fmt.Errorf("it has %d entries and the limits in the configuration ask for %d; go back to the former limits, or let go of its connections with: steelyard detach",
-			m.MaxEntries(), want.MaxEntries)
 	}
 	return nil
 }
@@ -147,20 +187,20 @@ func closeMaps(maps map[string]*ebpf.Map) error {
 	return errors.Join(errs...)
 }
 
-// save pins the maps of a new data plane. The ledger comes last: a directory
-// without it is one that was never finished.
-func (d *pinning) save(maps map[string]*ebpf.Map) error {
-	if err := os.Mkdir(d.dir(), 0o700); err != nil {
+// save pins maps. The ledger comes last: a directory without it is one that was
+// never finished.
+func (d *pinning) save(which string, maps map[string]*ebpf.Map) error {
+	if err := os.MkdirAll(d.maps(which), 0o700); err != nil {
 		return fmt.Errorf("pins: %w", err)
 	}
 	for name, m := range maps {
 		if name != lbMapLedger {
-			if err := m.Pin(d.mapPath(name)); err != nil {
+			if err := m.Pin(filepath.Join(d.maps(which), name)); err != nil {
 				return fmt.Errorf("pins: %w", err)
 			}
 		}
 	}
-	if err := maps[lbMapLedger].Pin(d.mapPath(lbMapLedger)); err != nil {
+	if err := maps[lbMapLedger].Pin(filepath.Join(d.maps(which), lbMapLedger)); err != nil {
 		return fmt.Errorf("pins: %w", err)
 	}
 	return nil
@@ -212,9 +252,7 @@ func (d *pinning) clear() error {
 	for _, prefix := range []string{"link_", ""} {
 		for _, e := range entries {
 			if strings.HasPrefix(e.Name(), prefix) {
-				if err := os.Remove(filepath.Join(d.dir(), e.Name())); !errors.Is(err, fs.ErrNotExist) {
-					errs = append(errs, err)
-				}
+				errs = append(errs, os.RemoveAll(filepath.Join(d.dir(), e.Name())))
 			}
 		}
 	}

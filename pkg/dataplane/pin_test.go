@@ -29,10 +29,15 @@ var pinLimits = Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows
 // daemon does that starts after another was killed.
 func (r *fluxRig) reopen(path string) {
 	r.Helper()
+	r.reopenWith(path, pinLimits)
+}
+
+func (r *fluxRig) reopenWith(path string, limits Limits) {
+	r.Helper()
 	if err := r.plane.Close(); err != nil {
 		r.Fatal(err)
 	}
-	plane, err := Open(path, pinLimits, Seed{1, 2})
+	plane, err := Open(path, limits, Seed{1, 2})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -113,9 +118,9 @@ func TestForeignPinsAreRefused(t *testing.T) {
 	}
 	r, path := pinnedRig(t)
 	r.plane.Close()
-	bigger := pinLimits
-	bigger.Backends = 512
-	if got := open(path, bigger, Seed{1, 2}); !strings.Contains(got, "limits") {
+	smaller := pinLimits
+	smaller.Backends = 4
+	if got := open(path, smaller, Seed{1, 2}); !strings.Contains(got, "beyond the 4 that there are") {
 		t.Error(got)
 	}
 	if got := open(path, pinLimits, Seed{3, 4}); !strings.Contains(got, "hash_seed") {
@@ -130,7 +135,7 @@ func TestForeignPinsAreRefused(t *testing.T) {
 	if err := Unpin(path); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(path, bigger, Seed{3, 4})
+	p, err := Open(path, smaller, Seed{3, 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,4 +154,102 @@ func TestUnfinishedPinsAreCleared(t *testing.T) {
 	}
 	r.apply()
 	r.open(0, 10)
+}
+
+// Other limits: everything is carried over, flows that come in between as well.
+func TestOtherLimitsKeepFlows(t *testing.T) {
+	larger := Limits{VIPs: 64, Pools: 32, Backends: 1024, Slots: 1 << 18, Flows: 1 << 18}
+	smaller := Limits{VIPs: 8, Pools: 12, Backends: 128, Slots: 1 << 15, Flows: 1 << 15}
+	for name, limits := range map[string]Limits{"larger": larger, "smaller": smaller} {
+		t.Run(name, func(t *testing.T) {
+			r, path := pinnedRig(t)
+			old := r.open(0, flows)
+			churns["drain"](r)
+			broken := r.broken(old)
+			young := r.open(flows, flows)
+			counted, err := r.plane.Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.reopenWith(path, limits)
+			r.apply()
+			if now, err := r.plane.Counters(); err != nil || now.VIPs["web"] != counted.VIPs["web"] {
+				t.Errorf("the VIP counts %+v, %v, before %+v", now.VIPs["web"], err, counted.VIPs["web"])
+			}
+			broken += r.broken(young)
+
+			// What the former program still sees until the new one is in its place.
+			former, err := mapMemory[lbFlowBucket](r.plane.former[lbMapFlows])
+			if err != nil {
+				t.Fatal(err)
+			}
+			const late = 0x1234567890abcdef | 2
+			e := &former.elements[late>>2&(len(former.elements)-1)].Flow[3]
+			e.Key, e.State = late, r.anyState()
+			if err := former.close(); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.plane.Attach(XDPAuto); err != nil {
+				t.Fatal(err)
+			}
+			if !r.knows(late) {
+				t.Error("a flow that came late is not known")
+			}
+			r.reopenWith(path, limits)
+			r.apply()
+			if broken += r.broken(old) + r.broken(young); broken > 0 {
+				t.Errorf("%d flows broken", broken)
+			}
+		})
+	}
+}
+
+// anyState is the state of some flow in the table.
+func (r *fluxRig) anyState() uint64 {
+	for i := range r.plane.flows.elements {
+		for _, f := range r.plane.flows.elements[i].Flow {
+			if f.Key != 0 {
+				return f.State
+			}
+		}
+	}
+	r.Fatal("the flow table is empty")
+	return 0
+}
+
+func (r *fluxRig) knows(key uint64) bool {
+	bucket := r.plane.flows.elements[int(key>>2)&(len(r.plane.flows.elements)-1)]
+	for _, f := range bucket.Flow {
+		if f.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
+// A start with other limits that is killed before or after the maps change places
+// leaves what the next start goes on with.
+func TestResizeIsRepaired(t *testing.T) {
+	larger := pinLimits
+	larger.Flows = 1 << 18
+	for name, promote := range map[string]bool{"before": false, "after": true} {
+		t.Run(name, func(t *testing.T) {
+			r, path := pinnedRig(t)
+			old := r.open(0, flows)
+			churns["drain"](r)
+			broken := r.broken(old)
+			young := r.open(flows, flows)
+			r.reopenWith(path, larger)
+			if promote {
+				if err := r.plane.pin.promote(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.reopenWith(path, larger)
+			r.apply()
+			if broken += r.broken(old) + r.broken(young); broken > 0 {
+				t.Errorf("%d flows broken", broken)
+			}
+		})
+	}
 }

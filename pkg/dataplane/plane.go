@@ -42,6 +42,9 @@ type Plane struct {
 	pin     *pinning
 	adopted bool
 	links   map[string]string
+	// former are the maps of other sizes that the program of a former Plane still
+	// uses, until Attach.
+	former map[string]*ebpf.Map
 
 	control  memory[lbControl]
 	vips     memory[lbVipBucket]
@@ -87,8 +90,9 @@ func Load(limits Limits, seed Seed) (*Plane, error) { return load(nil, limits, s
 
 // Open does the same with everything pinned under a path in a bpffs, so that it
 // outlives the Plane. What a former one left there it adopts: packets go on to
-// meet what they met, until the next Apply, and flows stay known. It refuses what
-// another version, another seed or other limits left.
+// meet what they met, until the next Apply, and flows stay known. Where the limits
+// are others, what the maps hold is carried over into new ones. It refuses what a
+// version of another layout or another seed left, or what the limits do not hold.
 func Open(path string, limits Limits, seed Seed) (*Plane, error) {
 	pin, err := openPinning(path)
 	if err != nil {
@@ -138,57 +142,63 @@ func load(pin *pinning, limits Limits, seed Seed) (*Plane, error) {
 	return p, nil
 }
 
-// create loads the program, over the pinned maps if there are any.
+// create loads the program, over the pinned maps if there are any of these sizes.
 func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	var options ebpf.CollectionOptions
-	var err error
 	if p.pin != nil {
-		if options.MapReplacements, err = p.pin.load(spec); err != nil {
+		pinned, same, err := p.pin.load(spec)
+		if err != nil {
 			return err
+		}
+		p.adopted = len(pinned) > 0
+		if same {
+			options.MapReplacements = pinned
+		} else {
+			p.former = pinned
 		}
 	}
 	var objects lbObjects
-	err = spec.LoadAndAssign(&objects, &options)
-	if err != nil {
-		return errors.Join(fmt.Errorf("load the packet path: %w", explain(err)), closeMaps(options.MapReplacements))
+	if err := spec.LoadAndAssign(&objects, &options); err != nil {
+		return errors.Join(fmt.Errorf("load the packet path: %w", explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
 	p.program, p.maps = objects.Steelyard, objects.lbMaps
-	p.adopted = len(options.MapReplacements) > 0
 	return closeMaps(options.MapReplacements)
 }
 
-// takeOver maps the memories and, where the maps were pinned, reads what they hold.
+// takeOver maps the memories and, where there were pinned maps, adopts what they hold.
 func (p *Plane) takeOver() error {
 	if err := p.mapMemories(); err != nil {
 		return err
 	}
-	if p.pin == nil {
+	switch {
+	case p.pin == nil:
 		return nil
-	}
-	if !p.adopted {
+	case !p.adopted:
 		if err := p.record(nil); err != nil {
 			return err
 		}
-		return p.pin.save(p.mapsByName())
+		return p.pin.save(mapsInUse, p.mapsByName())
 	}
-	l, err := p.readLedger()
-	if err == nil && l == nil {
-		err = errors.New("the ledger of numbers was never written")
-	}
-	if err == nil && l.Seed != p.seed {
-		err = errors.New("hash_seed is not the one by which the flows there were placed")
-	}
-	if err == nil {
-		err = p.adopt(l)
-	}
+	err := p.adoptPinned()
 	if err != nil {
 		return fmt.Errorf("adopt what is pinned in %s: %w; go back to what made it, or let go of its connections with: steelyard detach", p.pin.dir(), err)
 	}
-	p.links = l.Links
 	// Until a sweep has shown otherwise, flows are alive.
 	p.stats.Live = 1
 	p.events, err = p.FlowEvents()
 	return err
+}
+
+// adoptPinned takes over the pinned maps, or what is in those of other sizes.
+func (p *Plane) adoptPinned() error {
+	if p.former != nil {
+		return p.carryOver()
+	}
+	l, err := p.readLedger(p.ledger)
+	if err != nil {
+		return err
+	}
+	return p.adopt(l)
 }
 
 // Adopted reports whether a former daemon's maps were taken over.
@@ -284,6 +294,7 @@ func (p *Plane) Close() error {
 	if p.program != nil {
 		errs = append(errs, p.program.Close())
 	}
+	errs = append(errs, closeMaps(p.former))
 	if p.pin != nil {
 		errs = append(errs, p.pin.close())
 	}

@@ -1,0 +1,169 @@
+package dataplane
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/steelyard-lb/steelyard/pkg/flux"
+)
+
+// Other limits mean other maps. They are filled beside those that packets use: all
+// that the ledger names, at the numbers that it has, and the flows. Then the program
+// is replaced, and flows that came in between are carried over as well.
+
+// carryOver fills the maps from the former ones, and pins them as the next.
+func (p *Plane) carryOver() error {
+	former, err := mapMemory[lbLedgerPage](p.former[lbMapLedger])
+	if err != nil {
+		return err
+	}
+	defer former.close()
+	l, err := p.readLedger(former)
+	if err != nil {
+		return err
+	}
+	if err := p.copyRecords(); err != nil {
+		return err
+	}
+	if err := p.adopt(l); err != nil {
+		return err
+	}
+	if err := p.copyCounters(); err != nil {
+		return err
+	}
+	if err := p.carryFlows(); err != nil {
+		return err
+	}
+	if err := p.record(nil); err != nil {
+		return err
+	}
+	return p.pin.save(mapsNext, p.mapsByName())
+}
+
+// copyRecords copies pools, slots, backends and the clock; the VIP table is built
+// anew by the next Apply.
+func (p *Plane) copyRecords() error {
+	control, err := mapMemory[lbControl](p.former[lbMapControl])
+	if err != nil {
+		return err
+	}
+	p.control.elements[0].Now, p.control.elements[0].Idle = control.elements[0].Now, control.elements[0].Idle
+	if err := control.close(); err != nil {
+		return err
+	}
+	if err := copyMap(p.pools, p.former[lbMapPools]); err != nil {
+		return err
+	}
+	if err := copyMap(p.slots, p.former[lbMapSlots]); err != nil {
+		return err
+	}
+	return copyMap(p.backends, p.former[lbMapBackends])
+}
+
+func copyMap[T any](to memory[T], m *ebpf.Map) error {
+	from, err := mapMemory[T](m)
+	if err != nil {
+		return err
+	}
+	copy(to.elements, from.elements)
+	return from.close()
+}
+
+// copyCounters copies what is counted of all that has a number.
+func (p *Plane) copyCounters() error {
+	for _, v := range p.applied.vips {
+		if err := copyCount[lbCounters](p.maps.VipCounters, p.former[lbMapVipCounters], v.id); err != nil {
+			return err
+		}
+	}
+	for _, at := range p.allPlaces() {
+		for _, owner := range at.owners {
+			if err := copyCount[lbCounters](p.maps.BackendCounters, p.former[lbMapBackendCounters], at.base()+owner); err != nil {
+				return err
+			}
+		}
+	}
+	for i := range uint32(lbReasonREASONS) {
+		if err := copyCount[uint64](p.maps.Reasons, p.former[lbMapReasons], i); err != nil {
+			return err
+		}
+	}
+	for i := range uint32(lbFlowEventFLOW_EVENTS) {
+		if err := copyCount[uint64](p.maps.FlowEvents, p.former[lbMapFlowEvents], i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyCount[T any](to, from *ebpf.Map, index uint32) error {
+	var perCPU []T
+	if err := from.Lookup(index, &perCPU); err != nil {
+		return fmt.Errorf("counters in %s: %w", from, err)
+	}
+	return to.Put(index, perCPU)
+}
+
+// carryFlows copies the flows that the flow table does not know yet.
+func (p *Plane) carryFlows() error {
+	former, err := mapMemory[lbFlowBucket](p.former[lbMapFlows])
+	if err != nil {
+		return err
+	}
+	for i := range former.elements {
+		for j := range former.elements[i].Flow {
+			if key, state, ok := loadFlow(&former.elements[i].Flow[j]); ok {
+				p.carryFlow(key, state)
+			}
+		}
+	}
+	return former.close()
+}
+
+// carryFlow enters a flow by the protocol of bpf/flow.h. Without room it is given up,
+// and slots wait as for any live entry that is lost.
+func (p *Plane) carryFlow(key, state uint64) {
+	bucket := &p.flows.elements[uint32(key>>2)&uint32(len(p.flows.elements)-1)]
+	for i := range bucket.Flow {
+		if atomic.LoadUint64(&bucket.Flow[i].Key) == key {
+			return
+		}
+	}
+	idle := flux.Tick(p.control.elements[0].Idle)
+	for i := range bucket.Flow {
+		e := &bucket.Flow[i]
+		was := atomic.LoadUint64(&e.Key)
+		old := decodeFlow(was, atomic.LoadUint64(&e.State))
+		if was == flowClaimed || was != 0 && flux.RankOf(old.Entry, p.now, idle) >= flux.RankOf(decodeFlow(key, state).Entry, p.now, idle) {
+			continue
+		}
+		if atomic.CompareAndSwapUint64(&e.Key, was, flowClaimed) {
+			atomic.StoreUint64(&e.State, state)
+			atomic.StoreUint64(&e.Key, key)
+			return
+		}
+	}
+	p.lost, p.lossy = p.now, true
+	for _, at := range p.allPlaces() {
+		at.table.Lost(p.now)
+	}
+}
+
+// finishCarryOver is called when the program has been replaced everywhere.
+func (p *Plane) finishCarryOver() error {
+	if p.former == nil {
+		return nil
+	}
+	// Packets that are still in the former program may enter flows.
+	if err := quiesce(); err != nil {
+		return err
+	}
+	if err := p.carryFlows(); err != nil {
+		return err
+	}
+	former := p.former
+	p.former = nil
+	return closeMaps(former)
+}
