@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -36,6 +37,7 @@ func scenarios() []scenario {
 		{name: "restart-daemon-" + times, pool: 10, disturb: restartDaemon},
 		{name: "kill-9-daemon-" + times, pool: 10, disturb: killDaemon},
 		{name: "upgrade", pool: 10, disturb: upgrade},
+		{name: "change-limits", pool: 10, disturb: changeLimits},
 		{name: "syn-flood-during-drain", pool: 10, disturb: floodDuringDrain},
 	}
 }
@@ -201,6 +203,21 @@ func upgrade(s *site) {
 	s.talked()
 	s.step("backend", "enable", "web", s.address(1))
 	s.step("backend", "drain", "web", s.address(3))
+}
+
+// changeLimits carries everything over into maps of other sizes, and back.
+func changeLimits(s *site) {
+	s.step("backend", "drain", "web", s.address(1), s.address(2))
+	former := s.config
+	for _, flows := range []int{4 * flowTable, flowTable} {
+		s.config = strings.ReplaceAll(former, fmt.Sprintf("flows: %d", flowTable), fmt.Sprintf("flows: %d", flows))
+		s.restart()
+		if now := s.status().Flows.Capacity; now != uint64(flows) {
+			s.t.Fatalf("the flow table has room for %d, want %d", now, flows)
+		}
+		s.step("backend", "drain", "web", s.address(3))
+		s.step("backend", "enable", "web", s.address(1))
+	}
 }
 
 // floodDuringDrain meets connections that began before the drain, and others

@@ -271,7 +271,8 @@ type status struct {
 	}
 	Pools []poolStatus
 	Flows struct {
-		Live, Remembered   uint64
+		Live, Capacity     uint64
+		Remembered         uint64
 		SlotsInFlux        uint64 `json:"slots_in_flux"`
 		Evicted            uint64
 		EvictedConnections uint64 `json:"evicted_connections"`
