@@ -7,9 +7,10 @@
  * all CPUs without locks:
  * - who writes an entry first claims it, by exchanging its key for FLOW_CLAIMED,
  *   then writes the state, then publishes by writing the new key;
- * - who reads one reads key, state, and the key again: if the key is the same,
- *   the state is that flow's. An entry that was another's in between and has the
- *   same key again is the same flow's again;
+ * - who reads one reads key, state, key and state: the keys must be the flow's and
+ *   the states of one backend. To be misled, a reader would have to sleep through an
+ *   entry's becoming another's and its own again, twice, between four loads, with
+ *   another packet of its flow on another CPU each time;
  * - who changes a state exchanges it for the one it read, so it never changes
  *   what has become another flow's entry.
  */
@@ -99,11 +100,15 @@ step struct flow *find_flow(struct flow_bucket *bucket, u64 key, u64 *state)
 {
 	for (int i = 0; i < 4; i++) {
 		volatile struct flow *f = &bucket->flow[i];
+		u64 first;
 
 		if (f->key != key)
 			continue;
+		first = f->state;
+		if (f->key != key)
+			continue;
 		*state = f->state;
-		if (f->key == key)
+		if (flow_backend(first) == flow_backend(*state))
 			return &bucket->flow[i];
 	}
 	return NULL;
