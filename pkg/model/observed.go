@@ -42,7 +42,8 @@ type Status struct {
 	// Revision of the desired state; Applied is the one that the data plane
 	// has. They differ only while a change is on its way or fails.
 	Revision, Applied uint64
-	// Error says why Applied lags, empty while all is well.
+	// Error says why Applied lags, or what else is being tried again, empty while
+	// all is well.
 	Error      string
 	Interfaces []InterfaceStatus
 	VIPs       []VIPStatus

@@ -32,8 +32,9 @@ func (l *Loop) tick(now time.Time) {
 	for start := time.Now(); time.Since(start) < budget; {
 		done, err := l.o.Plane.Sweep(sweepStep)
 		if err != nil {
-			l.o.Log.Error("cannot sweep the flow table; slots stay in flux until it can be", "error", err)
+			err = fmt.Errorf("sweep the flow table: %w", err)
 		}
+		l.remember(&l.sweepFailure, err)
 		if done || err != nil {
 			l.sweepAt = now.Add(sweepPause)
 			l.endDrains(now)
@@ -102,8 +103,17 @@ func (l *Loop) endDrain(pool string, b model.Backend, left uint64) {
 		p.Backends[i].State, p.Backends[i].Drain = model.Disabled, model.Drain{}
 		return nil
 	})
-	if err != nil && (l.drainFailure == nil || err.Error() != l.drainFailure.Error()) {
-		l.o.Log.Error("cannot end draining; it is tried again", "pool", pool, "backend", b.String(), "error", err)
+	if err != nil {
+		err = fmt.Errorf("cannot end draining of backend %s in pool %s: %w", b, pool, err)
 	}
-	l.drainFailure = err
+	l.remember(&l.drainFailure, err)
+}
+
+// remember keeps what went wrong in the background for Status, and logs it once. It
+// is tried again at the next tick; packets are not affected.
+func (l *Loop) remember(last *error, err error) {
+	if err != nil && (*last == nil || err.Error() != (*last).Error()) {
+		l.o.Log.Error("will be tried again", "error", err)
+	}
+	*last = err
 }

@@ -103,8 +103,9 @@ type Loop struct {
 	// draining are the backends that drain, with the number of sweeps there had been
 	// when that was first seen.
 	draining map[dataplane.BackendKey]uint64
-	// drainFailure is why draining could not be ended, nil if it could.
-	drainFailure error
+	// drainFailure is why draining could not be ended, sweepFailure why the flow table
+	// could not be swept; nil if they could.
+	drainFailure, sweepFailure error
 }
 
 // desired is a revision of desired state, never changed once published.

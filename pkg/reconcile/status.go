@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"slices"
@@ -41,8 +42,8 @@ func (l *Loop) status() (model.Status, error) {
 	}
 	flows := l.o.Plane.Flows()
 	s.Flows = flows.Table
-	if l.failure != nil {
-		s.Error = l.failure.Error()
+	if failure := cmp.Or(l.failure, l.drainFailure, l.sweepFailure); failure != nil {
+		s.Error = failure.Error()
 	}
 	view := poolView{counters: &counters, flows: &flows, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table()}
 	for i := range l.desired.state.Pools {
