@@ -5,14 +5,14 @@
  *
  * The table is a bucket of four entries for each hash, one cache line, shared by
  * all CPUs without locks:
+ * - a key is sealed: the bits of the state that name backend and VIP are mixed into
+ *   it, so that key and state of different writers do not fit together;
  * - who writes an entry first claims it, by exchanging its key for FLOW_CLAIMED,
- *   then writes the state, then publishes by writing the new key;
- * - who reads one reads key, state, key and state: the keys must be the flow's and
- *   the states of one backend. To be misled, a reader would have to sleep through an
- *   entry's becoming another's and its own again, twice, between four loads, with
- *   another packet of its flow on another CPU each time;
- * - who changes a state exchanges it for the one it read, so it never changes
- *   what has become another flow's entry.
+ *   then writes the state, then publishes by writing the new sealed key;
+ * - who reads one reads key and state once each: if the seal opens to the flow's key,
+ *   the state names the backend and the VIP that were written with it;
+ * - who changes time or flags exchanges the state for the one it read; another
+ *   backend takes claiming the entry anew.
  */
 #pragma once
 
@@ -96,22 +96,33 @@ step u8 ability(u32 index)
 	return backend ? backend->able : 0;
 }
 
+/* Mixes what must not be torn from a key into it; done twice, takes it out again. */
+step u64 seal_flow(u64 key, u64 state)
+{
+	return key ^ (state & FLOW_SEAL);
+}
+
 step struct flow *find_flow(struct flow_bucket *bucket, u64 key, u64 *state)
 {
 	for (int i = 0; i < 4; i++) {
 		volatile struct flow *f = &bucket->flow[i];
-		u64 first;
+		u64 sealed = f->key;
 
-		if (f->key != key)
-			continue;
-		first = f->state;
-		if (f->key != key)
-			continue;
 		*state = f->state;
-		if (flow_backend(first) == flow_backend(*state))
+		if (seal_flow(sealed, *state) == key)
 			return &bucket->flow[i];
 	}
 	return NULL;
+}
+
+/* Writes an entry whose key is still what it was, as read; false if it is not. */
+step bool write_flow(struct flow *f, u64 was, u64 key, u64 state)
+{
+	if (__sync_val_compare_and_swap(&f->key, was, FLOW_CLAIMED) != was)
+		return false;
+	*(volatile u64 *)&f->state = state;
+	__sync_val_compare_and_swap(&f->key, FLOW_CLAIMED, seal_flow(key, state));
+	return true;
 }
 
 /* The rank of an entry, with its age below it: the lowest order gives way first. */
@@ -199,10 +210,8 @@ side_step int remember_flow(u64 key, u64 state)
 
 		if (v.rank > may_replace(flow_flags(state)))
 			break;
-		if (__sync_val_compare_and_swap(&f->key, v.key, FLOW_CLAIMED) != v.key)
+		if (!write_flow(f, v.key, key, state))
 			continue;
-		*(volatile u64 *)&f->state = state;
-		__sync_val_compare_and_swap(&f->key, FLOW_CLAIMED, key);
 		count_flow(FLOW_REMEMBERED);
 		count_eviction(v.rank);
 		return 0;
@@ -281,12 +290,13 @@ side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 	able = ability(backend);
 	if (able & KEEPS_FLOWS && (!(facts & FACT_OPENER) || able & TAKES_FLOWS)) {
 		next = seen_again(state, facts, c->now);
-	} else {
-		/* Its backend is gone: it begins again. */
-		backend = owner;
-		next = flow_state(c->now, owner, facts, owner_flags(facts));
+		if (next != state)
+			__sync_val_compare_and_swap(&flow->state, state, next);
+		return backend;
 	}
-	if (next != state && backend >= OWNER_FIRST)
-		__sync_val_compare_and_swap(&flow->state, state, next);
-	return backend;
+	/* Its backend is gone: it begins again. */
+	next = flow_state(c->now, owner, facts, owner_flags(facts));
+	if (owner >= OWNER_FIRST)
+		write_flow(flow, seal_flow(key, state), key, next);
+	return owner;
 }

@@ -117,8 +117,7 @@ _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
  * 63 its flags.
  */
 struct flow {
-	u64 key; /* the flow's hash with FLOW_KEY set; 0 if empty, FLOW_CLAIMED while it is written
-		  */
+	u64 key; /* sealed, see seal_flow(); 0 if empty, FLOW_CLAIMED while it is written */
 	u64 state;
 };
 
@@ -129,6 +128,7 @@ struct flow {
 #define FLOW_BACKEND_MASK 0xfffff
 #define FLOW_VIP_SHIFT 40
 #define FLOW_FLAGS_SHIFT 56
+#define FLOW_SEAL 0x00fffffffff00000ULL /* backend and VIP */
 
 enum flow_flag {
 	FLOW_ESSENTIAL = 1, /* without its entry the flow would go elsewhere */

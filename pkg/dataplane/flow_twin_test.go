@@ -25,6 +25,11 @@ func (r *fluxRig) hash(flow uint32) uint64 {
 	})
 }
 
+// sealed is the entry of a flow by its hash.
+func sealed(hash, state uint64) lbFlow {
+	return lbFlow{Key: sealFlow(hash|flowKey, state), State: state}
+}
+
 // encodeState is the inverse of [decodeFlow].
 func encodeState(e flux.Entry, vip uint32) uint64 {
 	flags := lbFlowFlag(0)
@@ -104,7 +109,7 @@ func (w *twin) scene() [flowsPerBucket]lbFlow {
 			Backend: w.indexes[w.IntN(len(w.indexes))], Seen: (w.now - age) & flowTickMask,
 			Essential: w.tracks || w.IntN(2) == 0, Confirmed: w.IntN(2) == 0, Closing: w.IntN(4) == 0,
 		}
-		b[i] = lbFlow{Key: w.hash(uint32(f)) | flowKey, State: encodeState(e, w.vip)}
+		b[i] = sealed(w.hash(uint32(f)), encodeState(e, w.vip))
 	}
 	return b
 }
@@ -117,7 +122,7 @@ func (w *twin) expect(rules flowRules, b [flowsPerBucket]lbFlow, flow uint32, p 
 		Prior: w.prior.base() + w.prior.table.Words()[Slot(hash, w.prior.slots)].Prior(),
 	}
 	var known *flux.Entry
-	place := slices.IndexFunc(b[:], func(e lbFlow) bool { return e.Key == hash|flowKey })
+	place := slices.IndexFunc(b[:], func(e lbFlow) bool { return sealFlow(e.Key, e.State) == hash|flowKey })
 	if place >= 0 {
 		known = &flux.Entry{}
 		*known = decodeFlow(b[place].Key, b[place].State).Entry
@@ -129,7 +134,7 @@ func (w *twin) expect(rules flowRules, b [flowsPerBucket]lbFlow, flow uint32, p 
 		place = w.victim(rules, b, next)
 	}
 	if place >= 0 {
-		b[place] = lbFlow{Key: hash | flowKey, State: encodeState(next, w.vip)}
+		b[place] = sealed(hash, encodeState(next, w.vip))
 	}
 	return to, b
 }

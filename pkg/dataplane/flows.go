@@ -20,6 +20,7 @@ const (
 	flowVIPShift     = 40
 	flowVIPMask      = 1<<16 - 1
 	flowFlagsShift   = 56
+	flowSeal         = 0x00fffffffff00000
 )
 
 // flow is an entry of the flow table.
@@ -45,23 +46,28 @@ func decodeFlow(key, state uint64) flow {
 	}
 }
 
+// sealFlow mixes what must not be torn from a key into it, or takes it out again;
+// see bpf/flow.h.
+func sealFlow(key, state uint64) uint64 { return key ^ state&flowSeal }
+
 // loadFlow reads an entry as bpf/flow.h does; false if it is empty or being written.
 func loadFlow(e *lbFlow) (key, state uint64, ok bool) {
-	key = atomic.LoadUint64(&e.Key)
-	if key == 0 || key == flowClaimed {
+	sealed := atomic.LoadUint64(&e.Key)
+	if sealed == 0 || sealed == flowClaimed {
 		return 0, 0, false
 	}
 	state = atomic.LoadUint64(&e.State)
-	return key, state, atomic.LoadUint64(&e.Key) == key
+	return sealFlow(sealed, state), state, atomic.LoadUint64(&e.Key) == sealed
 }
 
 // dropFlow empties an entry unless it has changed since it was read.
 func dropFlow(e *lbFlow, key, state uint64) {
-	if !atomic.CompareAndSwapUint64(&e.Key, key, flowClaimed) {
+	sealed := sealFlow(key, state)
+	if !atomic.CompareAndSwapUint64(&e.Key, sealed, flowClaimed) {
 		return
 	}
 	if atomic.LoadUint64(&e.State) != state {
-		atomic.StoreUint64(&e.Key, key)
+		atomic.StoreUint64(&e.Key, sealed)
 		return
 	}
 	atomic.StoreUint64(&e.Key, 0)

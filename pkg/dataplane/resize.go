@@ -127,7 +127,7 @@ func (p *Plane) carryFlows() error {
 func (p *Plane) carryFlow(key, state uint64) {
 	bucket := &p.flows.elements[uint32(key>>2)&uint32(len(p.flows.elements)-1)]
 	for i := range bucket.Flow {
-		if atomic.LoadUint64(&bucket.Flow[i].Key) == key {
+		if known, _, ok := loadFlow(&bucket.Flow[i]); ok && known == key {
 			return
 		}
 	}
@@ -141,7 +141,7 @@ func (p *Plane) carryFlow(key, state uint64) {
 		}
 		if atomic.CompareAndSwapUint64(&e.Key, was, flowClaimed) {
 			atomic.StoreUint64(&e.State, state)
-			atomic.StoreUint64(&e.Key, key)
+			atomic.StoreUint64(&e.Key, sealFlow(key, state))
 			return
 		}
 	}

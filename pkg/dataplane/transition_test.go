@@ -105,9 +105,7 @@ func BenchmarkSweep(b *testing.B) {
 				for j := range perBucket {
 					key := uint64(i*flowsPerBucket+j) * hashMultiplier0
 					owner := at.base() + at.table.Words()[Slot(key, at.slots)].Owner()
-					w.plane.flows.elements[i].Flow[j] = lbFlow{
-						Key: key | flowKey, State: encodeState(flux.Entry{Backend: owner, Essential: true, Confirmed: true}, vip),
-					}
+					w.plane.flows.elements[i].Flow[j] = sealed(key, encodeState(flux.Entry{Backend: owner, Essential: true, Confirmed: true}, vip))
 				}
 			}
 			for b.Loop() {
