@@ -52,8 +52,9 @@ func newApplied() applied {
 //
 // The order is such that no packet meets a number before what it stands for is
 // written: backend records, slots, pool records, then the VIP table in one
-// switch; only then are backends that are gone stripped. Numbers that are not used any more are free once no slot and no flow
-// names them, which a later [Plane.Sweep] finds out.
+// switch; only then are backends that are gone stripped. Numbers that are not used
+// any more are free once no slot and no flow names them, which a later [Plane.Sweep]
+// finds out.
 func (p *Plane) Apply(state forwarding.State) error {
 	next, err := p.plan(&state)
 	if err != nil {
@@ -77,7 +78,7 @@ func (p *Plane) Apply(state forwarding.State) error {
 		return err
 	}
 	p.stripBackends()
-	p.writeClock()
+	p.writeIdle()
 	return p.reclaimUntouched()
 }
 
@@ -334,15 +335,13 @@ func (p *Plane) writeVIPs(entries []lbVipEntry, t *vipTable) error {
 	return nil
 }
 
-// writeClock tells the packet path the time, and when any flow has expired.
-func (p *Plane) writeClock() {
+// writeIdle tells the packet path at what age any flow has expired.
+func (p *Plane) writeIdle() {
 	idle := flux.Tick(1)
 	for _, v := range p.applied.vips {
 		idle = max(idle, v.idle+1)
 	}
-	control := &p.control.elements[0]
-	atomic.StoreUint32(&control.Idle, uint32(idle))
-	atomic.StoreUint32(&control.Now, uint32(p.now))
+	atomic.StoreUint32(&p.control.elements[0].Idle, uint32(idle))
 }
 
 // retire makes the plan what is applied, and remembers what nothing applied has

@@ -42,12 +42,13 @@ func (p *Plane) stripPlace(at *place, pool *forwarding.Pool) {
 	for _, b := range pool.Backends {
 		wanted[b.ID] = true
 	}
+	inUse := p.inUse(at)
 	for id, owner := range at.owners {
 		if wanted[id] {
 			continue
 		}
 		var record lbBackend
-		if !p.inUse(at) {
+		if !inUse {
 			record = p.backends.elements[at.base()+owner]
 			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
 		}

@@ -145,10 +145,7 @@ func (p *Plane) carryFlow(key, state uint64) {
 			return
 		}
 	}
-	p.lost, p.lossy = p.now, true
-	for _, at := range p.allPlaces() {
-		at.table.Lost(p.now)
-	}
+	p.noteLoss()
 }
 
 // finishCarryOver is called when the program has been replaced everywhere.

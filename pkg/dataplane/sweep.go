@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
@@ -53,7 +54,7 @@ type SweepStats struct {
 // may only go forward, by [TickLength] a tick.
 func (p *Plane) SetClock(now flux.Tick) {
 	p.now = now
-	p.writeClock()
+	atomic.StoreUint32(&p.control.elements[0].Now, uint32(now))
 }
 
 // Clock is the flow table's time: that of a former daemon goes on.
@@ -183,13 +184,18 @@ func (p *Plane) noteLosses() error {
 		return err
 	}
 	if events.EvictedPrior != p.events.EvictedPrior || events.Unremembered != p.events.Unremembered {
-		for _, at := range p.allPlaces() {
-			at.table.Lost(p.now)
-		}
-		p.lost, p.lossy = p.now, true
+		p.noteLoss()
 	}
 	p.events = events
 	return nil
+}
+
+// noteLoss makes every slot and VIP in flux wait a whole idle time again.
+func (p *Plane) noteLoss() {
+	p.lost, p.lossy = p.now, true
+	for _, at := range p.allPlaces() {
+		at.table.Lost(p.now)
+	}
 }
 
 // settleVIPs ends the flux of VIPs whose flows have all left their prior pool.

@@ -227,10 +227,13 @@ func buildTable(slots uint32, members []Member) ([]uint32, error) {
 	return maglev.Build(slots, backends)
 }
 
-// Keeps reports whether a backend gets packets of the flows that it has.
-func (p *Pool) Keeps(id model.BackendID) bool {
-	i := slices.IndexFunc(p.Backends, func(b Backend) bool { return b.ID == id })
-	return i >= 0 && p.Backends[i].Keeps
+// Keeping tells which backends get packets of the flows that they have.
+func (p *Pool) Keeping() map[model.BackendID]bool {
+	keeping := make(map[model.BackendID]bool, len(p.Backends))
+	for _, b := range p.Backends {
+		keeping[b.ID] = b.Keeps
+	}
+	return keeping
 }
 
 // Shares counts the slots of each member.

@@ -242,9 +242,18 @@ func (l *Loop) build(state model.State) (forwarding.State, error) {
 		h, _ := health(p, id)
 		return h == model.HealthUp && (resolved || l.inUse(p.Name, id))
 	}
+	someReady := map[string]bool{} // by pool, looked at once
+	canWait := func(p *model.Pool) bool {
+		some, known := someReady[p.Name]
+		if !known {
+			some = slices.ContainsFunc(p.Backends, func(b model.Backend) bool { return ready(p, b.BackendID) })
+			someReady[p.Name] = some
+		}
+		return some
+	}
 	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
 		h, since := health(p, id)
-		if h == model.HealthUp && !ready(p, id) && slices.ContainsFunc(p.Backends, func(b model.Backend) bool { return ready(p, b.BackendID) }) {
+		if h == model.HealthUp && !ready(p, id) && canWait(p) {
 			return model.HealthUnknown, since
 		}
 		return h, since

@@ -83,8 +83,9 @@ type poolView struct {
 func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolStatus {
 	status := model.PoolStatus{Name: p.Name, TableSize: p.TableSize, OnAllDown: p.OnAllDown, SlotsInFlux: v.flows.SlotsInFlux[p.Name]}
 	var shares map[model.BackendID]uint32
+	var keeping map[model.BackendID]bool
 	if forwarded != nil {
-		shares = forwarded.Shares()
+		shares, keeping = forwarded.Shares(), forwarded.Keeping()
 	}
 	for _, b := range p.Backends {
 		key := dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}
@@ -93,7 +94,7 @@ func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolSta
 			Slots:      shares[b.BackendID],
 			Flows:      v.flows.Backends[key].Live,
 			Named:      v.flows.Backends[key].Named,
-			KeepsFlows: forwarded != nil && forwarded.Keeps(b.BackendID),
+			KeepsFlows: keeping[b.BackendID],
 			NextHop:    nextHop(v.hops[b.Address]),
 			Counters:   v.counters.Backends[key],
 		}
