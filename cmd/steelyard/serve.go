@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/cli"
 	"github.com/steelyard-lb/steelyard/pkg/config"
 	"github.com/steelyard-lb/steelyard/pkg/daemon"
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // runDaemon is `steelyard daemon`: configuration, then flags, then the daemon.
@@ -58,13 +60,10 @@ func configuration(o cli.DaemonOptions) (config.Config, error) {
 		c.Store = o.Store
 	}
 	c.DetachOnExit = c.DetachOnExit || o.DetachOnExit
-	switch o.XDPMode {
-	case "auto":
-		c.XDPMode = config.XDPAuto
-	case "native":
-		c.XDPMode = config.XDPNative
-	case "generic":
-		c.XDPMode = config.XDPGeneric
+	if o.XDPMode != "" {
+		if c.XDPMode, err = model.ParseXDPMode(o.XDPMode); err != nil {
+			return c, err
+		}
 	}
 	return c, c.AddInterfaces(o.Interfaces...)
 }
@@ -86,7 +85,10 @@ func notify(log *slog.Logger, state string) {
 
 // runBackend is `steelyard backend --vip ...`, on a backend host.
 func runBackend(ctx context.Context, o cli.BackendOptions) error {
-	mode := map[string]backend.XDPMode{"native": backend.XDPNative, "generic": backend.XDPGeneric}[o.XDPMode]
+	mode, err := model.ParseXDPMode(cmp.Or(o.XDPMode, "auto"))
+	if err != nil {
+		return err
+	}
 	say := func(format string, args ...any) { fmt.Fprintf(os.Stdout, format+"\n", args...) }
 	return backend.Run(ctx, backend.Options{
 		VIPs:       o.VIPs,

@@ -10,19 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// XDPMode says where in the kernel the decapsulation program runs.
-type XDPMode int
-
-// The modes of attachment.
-const (
-	// XDPAuto is native, or generic where the driver cannot.
-	XDPAuto XDPMode = iota
-	// XDPNative runs in the driver, before the kernel allocates anything.
-	XDPNative
-	// XDPGeneric runs in the kernel's receive path, on any interface, slower.
-	XDPGeneric
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // Options say what a backend host serves.
@@ -37,7 +26,7 @@ type Options struct {
 	// Decap attaches the decapsulation program to Interfaces, in the way that
 	// Mode says. Without it, dsr-l2 works, and dsr-ipip with the kernel's tunnels.
 	Decap bool
-	Mode  XDPMode
+	Mode  model.XDPMode
 	// Say tells the operator one line: what is changed, undone, left or wrong.
 	Say func(format string, args ...any)
 }

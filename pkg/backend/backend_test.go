@@ -15,6 +15,8 @@ import (
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 const vip4, vip6 = "192.0.2.1", "2001:db8::1"
@@ -34,8 +36,8 @@ func labCombinations() []combination {
 // TestTraffic sends encapsulated datagrams to a server on the VIP, which answers
 // the client directly. The same from a source that is no balancer's goes nowhere.
 func TestTraffic(t *testing.T) {
-	for _, mode := range []XDPMode{XDPNative, XDPGeneric} {
-		name := map[XDPMode]string{XDPNative: "native", XDPGeneric: "generic"}[mode]
+	for _, mode := range []model.XDPMode{model.XDPNative, model.XDPGeneric} {
+		name := map[model.XDPMode]string{model.XDPNative: "native", model.XDPGeneric: "generic"}[mode]
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			o := options(vip4, vip6)
@@ -339,7 +341,7 @@ func TestFallsBackToGeneric(t *testing.T) {
 			t.Errorf("not said: %q; said\n%s", line, r.said())
 		}
 	}
-	o.Mode = XDPNative
+	o.Mode = model.XDPNative
 	if _, err := l.backend.start(o); err == nil || !strings.Contains(err.Error(), "attach the decapsulation program to mac.0") {
 		t.Errorf("native on macvlan: %v", err)
 	}
@@ -466,7 +468,7 @@ func TestDescriptors(t *testing.T) {
 		l.backend.run(options(vip4, vip6)).stop(t)
 		o := options(vip4, vip6)
 		o.Interfaces = []string{"eth0", "lo"}
-		o.Mode = XDPNative
+		o.Mode = model.XDPNative
 		if _, err := l.backend.start(o); err == nil {
 			t.Fatal("the loopback interface has no native XDP")
 		}

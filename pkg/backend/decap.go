@@ -147,9 +147,9 @@ func (h *host) attachTo(d *decapsulator, on netlink.Link) error {
 
 // attachBest attaches as Mode says and tells which way it was.
 func (h *host) attachBest(d *decapsulator, on netlink.Link) (l link.Link, mode string, err error) {
-	if h.Mode != XDPGeneric {
+	if h.Mode != model.XDPGeneric {
 		l, err = d.attachAs(on, link.XDPDriverMode)
-		if err == nil || h.Mode == XDPNative || !mayBeDriver(err) {
+		if err == nil || h.Mode == model.XDPNative || !mayBeDriver(err) {
 			return l, "native", err
 		}
 		h.Say("warning: the driver of %s cannot run XDP natively (%v): generic mode is several times slower", on.Attrs().Name, err)

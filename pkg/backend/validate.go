@@ -33,7 +33,7 @@ func (o *Options) validate() error {
 		}
 		interfaces[name] = true
 	}
-	if o.Mode < XDPAuto || o.Mode > XDPGeneric {
+	if o.Mode > model.XDPGeneric {
 		return fmt.Errorf("XDP mode %d is none; want auto, native or generic", o.Mode)
 	}
 	return o.validateBalancers()

@@ -28,31 +28,6 @@ const (
 	MaxFlows    = 1 << 28
 )
 
-// XDPMode is how the program is attached to an interface.
-type XDPMode uint8
-
-// The ways to attach.
-const (
-	// XDPAuto is native where the driver can, generic elsewhere.
-	XDPAuto XDPMode = iota
-	// XDPNative runs in the driver, and fails where it cannot.
-	XDPNative
-	// XDPGeneric runs in the kernel's generic receive path.
-	XDPGeneric
-)
-
-func (m XDPMode) String() string {
-	switch m {
-	case XDPAuto:
-		return "auto"
-	case XDPNative:
-		return "native"
-	case XDPGeneric:
-		return "generic"
-	}
-	return fmt.Sprintf("xdp_mode(%d)", uint8(m))
-}
-
 // LogFormat is how log lines are written.
 type LogFormat uint8
 
@@ -76,7 +51,7 @@ func (f LogFormat) String() string {
 type Config struct {
 	// Interfaces that the program attaches to, each once, in the file's order.
 	Interfaces []string
-	XDPMode    XDPMode
+	XDPMode    model.XDPMode
 	// HashSeed keys the flow hash and is shared by the whole fleet. All zero:
 	// not given, the node makes one of its own.
 	HashSeed      [16]byte
@@ -196,7 +171,7 @@ func (c *Config) AddInterfaces(names ...string) error {
 func (r *reader) config(root node, c *Config) {
 	r.mapping(root, "", keys{
 		"interfaces": r.list(&c.Interfaces, checkInterface),
-		"xdp_mode":   oneOf(r, &c.XDPMode, XDPAuto, XDPNative, XDPGeneric),
+		"xdp_mode":   oneOf(r, &c.XDPMode, model.XDPAuto, model.XDPNative, model.XDPGeneric),
 		"hash_seed":  r.text(setSeed(&c.HashSeed)),
 		"encapsulation": r.section(keys{
 			"source_ipv4": r.text(setSource(&c.Encapsulation.SourceIPv4, netip.Addr.Is4, "IPv4")),

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 const reference = "../../packaging/steelyard.yaml"
@@ -74,7 +76,7 @@ log: { level: debug, format: json }
 	}
 	want := Config{
 		Interfaces:    []string{"ens1f0", "bond0.100"},
-		XDPMode:       XDPNative,
+		XDPMode:       model.XDPNative,
 		HashSeed:      [16]byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
 		Encapsulation: Encapsulation{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		Limits:        Limits{VIPs: 10000, Pools: 65535, Backends: 1<<20 - 2, Slots: 1 << 28, Flows: 1 << 23},

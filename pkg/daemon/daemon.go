@@ -163,12 +163,7 @@ func named(task string, err error) error {
 }
 
 func (d *daemon) attach() error {
-	mode := map[config.XDPMode]dataplane.XDPMode{
-		config.XDPAuto:    dataplane.XDPAuto,
-		config.XDPNative:  dataplane.XDPNative,
-		config.XDPGeneric: dataplane.XDPGeneric,
-	}[d.Config.XDPMode]
-	if err := d.plane.Attach(mode, d.Config.Interfaces...); err != nil {
+	if err := d.plane.Attach(d.Config.XDPMode, d.Config.Interfaces...); err != nil {
 		return err
 	}
 	for _, i := range d.plane.Interfaces() {

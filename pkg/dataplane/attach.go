@@ -14,19 +14,6 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
-// XDPMode says where in the kernel the program runs.
-type XDPMode int
-
-// The modes of attachment.
-const (
-	// XDPAuto is native, or generic where the driver cannot.
-	XDPAuto XDPMode = iota
-	// XDPNative runs in the driver, before the kernel allocates anything.
-	XDPNative
-	// XDPGeneric runs in the kernel's receive path, on any interface, slower.
-	XDPGeneric
-)
-
 type attachment struct {
 	name string
 	link link.Link
@@ -40,7 +27,7 @@ type attachment struct {
 // daemon's program is attached it is replaced in one step, and no packet is missed.
 // It refuses an interface that somebody else's program is on. On error nothing is
 // attached that was not before.
-func (p *Plane) Attach(mode XDPMode, interfaces ...string) error {
+func (p *Plane) Attach(mode model.XDPMode, interfaces ...string) error {
 	if p.former != nil {
 		if err := p.pin.promote(); err != nil {
 			return err
@@ -66,7 +53,7 @@ func (p *Plane) Attach(mode XDPMode, interfaces ...string) error {
 	return p.record(nil)
 }
 
-func (p *Plane) attach(name string, mode XDPMode) (attachment, error) {
+func (p *Plane) attach(name string, mode model.XDPMode) (attachment, error) {
 	iface, err := net.InterfaceByName(name)
 	if err != nil {
 		return attachment{}, fmt.Errorf("no such interface; 'ip link' lists those there are")
@@ -74,11 +61,11 @@ func (p *Plane) attach(name string, mode XDPMode) (attachment, error) {
 	if a, err := p.replace(iface, mode); a != nil || err != nil {
 		return *cmp.Or(a, &attachment{}), err
 	}
-	if mode == XDPGeneric {
+	if mode == model.XDPGeneric {
 		return p.attachAs(iface, link.XDPGenericMode, "")
 	}
 	a, err := p.attachAs(iface, link.XDPDriverMode, "")
-	if err == nil || mode == XDPNative || !mayBeDriver(err) {
+	if err == nil || mode == model.XDPNative || !mayBeDriver(err) {
 		return a, err
 	}
 	return p.attachAs(iface, link.XDPGenericMode,
@@ -113,7 +100,7 @@ func (p *Plane) attachAs(iface *net.Interface, flags link.XDPAttachFlags, warnin
 
 // replace puts the program in the place of a former daemon's, if there is one and
 // it is attached in a mode that will do.
-func (p *Plane) replace(iface *net.Interface, mode XDPMode) (*attachment, error) {
+func (p *Plane) replace(iface *net.Interface, mode model.XDPMode) (*attachment, error) {
 	if p.pin == nil {
 		return nil, nil
 	}
@@ -122,7 +109,7 @@ func (p *Plane) replace(iface *net.Interface, mode XDPMode) (*attachment, error)
 		return nil, err
 	}
 	was := p.links[iface.Name]
-	if mode == XDPNative && was == "generic" || mode == XDPGeneric && was == "native" {
+	if mode == model.XDPNative && was == "generic" || mode == model.XDPGeneric && was == "native" {
 		return nil, errors.Join(os.Remove(p.pin.linkPath(iface.Name)), l.Close())
 	}
 	if err := l.Update(p.program); err != nil {

@@ -15,7 +15,7 @@ import (
 )
 
 // attach attaches in the namespace.
-func (s space) attach(p *Plane, mode XDPMode, interfaces ...string) error {
+func (s space) attach(p *Plane, mode model.XDPMode, interfaces ...string) error {
 	return s.do(func() error { return p.Attach(mode, interfaces...) })
 }
 
@@ -46,7 +46,7 @@ func (s space) wantXDP(t *testing.T, want map[string]string) {
 }
 
 func TestAttachNative(t *testing.T) {
-	for name, mode := range map[string]XDPMode{"auto": XDPAuto, "native": XDPNative} {
+	for name, mode := range map[string]model.XDPMode{"auto": model.XDPAuto, "native": model.XDPNative} {
 		t.Run(name, func(t *testing.T) {
 			s, p := newSpace(t), loaded(t, smallLimits())
 			s.veth(t, "a", "a2")
@@ -78,7 +78,7 @@ func TestAttachNative(t *testing.T) {
 func TestAttachGeneric(t *testing.T) {
 	s, p := newSpace(t), loaded(t, smallLimits())
 	s.veth(t, "a", "a2")
-	if err := s.attach(p, XDPGeneric, "a"); err != nil {
+	if err := s.attach(p, model.XDPGeneric, "a"); err != nil {
 		t.Fatal(err)
 	}
 	s.wantXDP(t, map[string]string{"a": "generic"})
@@ -90,11 +90,11 @@ func TestAttachGeneric(t *testing.T) {
 // TestAttachFallsBack uses the loopback interface, whose driver knows no XDP.
 func TestAttachFallsBack(t *testing.T) {
 	s, p := newSpace(t), loaded(t, smallLimits())
-	if err := s.attach(p, XDPNative, "lo"); err == nil {
+	if err := s.attach(p, model.XDPNative, "lo"); err == nil {
 		t.Fatal("native mode on an interface without: attached")
 	}
 	s.wantXDP(t, map[string]string{"lo": ""})
-	if err := s.attach(p, XDPAuto, "lo"); err != nil {
+	if err := s.attach(p, model.XDPAuto, "lo"); err != nil {
 		t.Fatal(err)
 	}
 	s.wantXDP(t, map[string]string{"lo": "generic"})
@@ -140,7 +140,7 @@ func TestAttachRefusesOccupied(t *testing.T) {
 			return func() error { return nil }, netlink.LinkSetXdpFd(v, other.FD())
 		},
 	} {
-		for modeName, mode := range map[string]XDPMode{"auto": XDPAuto, "native": XDPNative, "generic": XDPGeneric} {
+		for modeName, mode := range map[string]model.XDPMode{"auto": model.XDPAuto, "native": model.XDPNative, "generic": model.XDPGeneric} {
 			t.Run(name+"/"+modeName, func(t *testing.T) {
 				s, p := newSpace(t), loaded(t, smallLimits())
 				s.veth(t, "free", "free2")
@@ -178,10 +178,10 @@ func TestAttachRefusesOccupied(t *testing.T) {
 func TestAttachRefusesItself(t *testing.T) {
 	s, p, second := newSpace(t), loaded(t, smallLimits()), loaded(t, smallLimits())
 	s.veth(t, "a", "a2")
-	if err := s.attach(p, XDPAuto, "a"); err != nil {
+	if err := s.attach(p, model.XDPAuto, "a"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.attach(second, XDPAuto, "a"); err == nil {
+	if err := s.attach(second, model.XDPAuto, "a"); err == nil {
 		t.Error("two Planes are on one interface")
 	}
 	s.wantXDP(t, map[string]string{"a": "native"})
@@ -193,7 +193,7 @@ func TestAttachRefusesItself(t *testing.T) {
 func TestAttachNoSuchInterface(t *testing.T) {
 	s, p := newSpace(t), loaded(t, smallLimits())
 	s.veth(t, "a", "a2")
-	err := s.attach(p, XDPAuto, "a", "missing0")
+	err := s.attach(p, model.XDPAuto, "a", "missing0")
 	if err == nil || !strings.Contains(err.Error(), "attach to missing0: no such interface") {
 		t.Errorf("got %v", err)
 	}
@@ -205,10 +205,10 @@ func TestAttachKeepsWhatIsThere(t *testing.T) {
 	s, p := newSpace(t), loaded(t, smallLimits())
 	s.veth(t, "a", "a2")
 	s.veth(t, "b", "b2")
-	if err := s.attach(p, XDPAuto, "a"); err != nil {
+	if err := s.attach(p, model.XDPAuto, "a"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.attach(p, XDPAuto, "b", "missing0"); err == nil {
+	if err := s.attach(p, model.XDPAuto, "b", "missing0"); err == nil {
 		t.Fatal("attached")
 	}
 	s.wantXDP(t, map[string]string{"a": "native", "b": ""})
@@ -221,7 +221,7 @@ func TestCloseDetaches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.attach(p, XDPAuto, "a"); err != nil {
+	if err := s.attach(p, model.XDPAuto, "a"); err != nil {
 		t.Fatal(errors.Join(err, p.Close()))
 	}
 	if err := p.Close(); err != nil {
@@ -252,10 +252,10 @@ func TestNoDescriptorLeaks(t *testing.T) {
 		if err := p.Apply(stateOf(services(loopback))); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.attach(p, XDPAuto, "a", "missing0"); err == nil {
+		if err := s.attach(p, model.XDPAuto, "a", "missing0"); err == nil {
 			t.Fatal("attached to an interface that is not there")
 		}
-		if err := s.attach(p, XDPAuto, "a"); err != nil {
+		if err := s.attach(p, model.XDPAuto, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := p.Counters(); err != nil {

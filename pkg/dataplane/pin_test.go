@@ -190,7 +190,7 @@ func TestOtherLimitsKeepFlows(t *testing.T) {
 			if err := former.close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.plane.Attach(XDPAuto); err != nil {
+			if err := r.plane.Attach(model.XDPAuto); err != nil {
 				t.Fatal(err)
 			}
 			if !r.knows(late) {
