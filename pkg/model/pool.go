@@ -136,6 +136,9 @@ type Backend struct {
 	State  AdminState
 	// Drain says how a [Draining] backend ends; zero for all others.
 	Drain Drain
+	// ServerIDs name the backend in QUIC connection IDs, one for each
+	// configuration, sorted by it.
+	ServerIDs []ServerID
 }
 
 // Drain says when draining ends and what then becomes of the backend. It ends when

@@ -15,22 +15,37 @@ type State struct {
 // Clone returns a deep copy.
 func (s State) Clone() State {
 	c := State{VIPs: slices.Clone(s.VIPs), Pools: slices.Clone(s.Pools)}
+	for i := range c.VIPs {
+		c.VIPs[i].Endpoints = slices.Clone(c.VIPs[i].Endpoints)
+	}
 	for i := range c.Pools {
 		c.Pools[i].Checks = slices.Clone(c.Pools[i].Checks)
 		c.Pools[i].Backends = slices.Clone(c.Pools[i].Backends)
+		for j := range c.Pools[i].Backends {
+			b := &c.Pools[i].Backends[j]
+			b.ServerIDs = slices.Clone(b.ServerIDs)
+		}
 	}
 	return c
 }
 
 // Sort puts the state into its canonical order: VIPs, pools and checks by
-// name, backends by identity.
+// name, backends by identity, endpoints by address, server IDs by configuration.
 func (s *State) Sort() {
 	slices.SortFunc(s.VIPs, func(a, b VIP) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.Pools, func(a, b Pool) int { return strings.Compare(a.Name, b.Name) })
+	for i := range s.VIPs {
+		slices.SortFunc(s.VIPs[i].Endpoints, Endpoint.Compare)
+	}
 	for i := range s.Pools {
 		p := &s.Pools[i]
 		slices.SortFunc(p.Checks, func(a, b Check) int { return cmp.Compare(a.Name, b.Name) })
 		slices.SortFunc(p.Backends, func(a, b Backend) int { return a.Compare(b.BackendID) })
+		for j := range p.Backends {
+			slices.SortFunc(p.Backends[j].ServerIDs, func(a, b ServerID) int {
+				return cmp.Or(cmp.Compare(a.Config, b.Config), cmp.Compare(a.ID, b.ID))
+			})
+		}
 	}
 }
 

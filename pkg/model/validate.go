@@ -39,32 +39,8 @@ func (s *State) Validate() error {
 		pools[p.Name] = p
 		v.pool(at, p)
 	}
-	seen, addresses := map[string]bool{}, map[netip.Addr]string{}
-	endpoints := map[string]string{}
-	for i := range s.VIPs {
-		vip := &s.VIPs[i]
-		at := fmt.Sprintf("VIP %q", vip.Name)
-		if seen[vip.Name] {
-			v.fail(at, "this name is taken by another VIP")
-		}
-		seen[vip.Name] = true
-		if vip.Address.IsValid() {
-			addresses[vip.Address] = vip.Name
-			if other, taken := endpoints[vip.Endpoint()]; taken {
-				v.fail(at, "overlaps VIP %q: both are %s", other, vip.Endpoint())
-			}
-			endpoints[vip.Endpoint()] = vip.Name
-		}
-		v.vip(at, vip)
-		v.vipAndPool(at, vip, pools)
-	}
-	for _, p := range s.Pools {
-		for _, b := range p.Backends {
-			if name, isVIP := addresses[b.Address]; isVIP {
-				v.fail(fmt.Sprintf("pool %q, backend %s", p.Name, b), "this is the address of VIP %q; a backend needs an address of its own", name)
-			}
-		}
-	}
+	v.vips(s.VIPs, pools)
+	v.separate(s)
 	return errors.Join(v.errs...)
 }
 
@@ -77,52 +53,6 @@ func (v *validator) fail(at, format string, args ...any) {
 func (v *validator) name(at, name string) {
 	if err := ValidateName(name); err != nil {
 		v.fail(at+", name", "%v", err)
-	}
-}
-
-func (v *validator) vip(at string, vip *VIP) {
-	v.name(at, vip.Name)
-	v.address(at+", address", vip.Address)
-	if vip.Protocol != TCP && vip.Protocol != UDP {
-		v.fail(at+", protocol", "want tcp or udp")
-	}
-	if vip.Mode != ModeDSRL2 && vip.Mode != ModeDSRIPIP {
-		v.fail(at+", mode", "want dsr-l2 or dsr-ipip")
-	}
-	v.tracking(at, vip)
-}
-
-func (v *validator) tracking(at string, vip *VIP) {
-	if vip.Tracking < TrackingFlux || vip.Tracking > TrackingNone {
-		v.fail(at+", tracking", "want flux, always or none")
-	}
-	if vip.IdleTimeout < MinIdleTimeout || vip.IdleTimeout > MaxIdleTimeout {
-		v.fail(at+", idle_timeout", "%v is out of range %v to %v", vip.IdleTimeout, MinIdleTimeout, MaxIdleTimeout)
-	}
-}
-
-// vipAndPool checks what a VIP asks of its pool.
-func (v *validator) vipAndPool(at string, vip *VIP, pools map[string]*Pool) {
-	p := pools[vip.Pool]
-	if p == nil {
-		known := make([]string, 0, len(pools))
-		for name := range pools {
-			known = append(known, name)
-		}
-		v.errs = append(v.errs, &FieldError{Path: at + ", pool", Reason: notFound("pool", vip.Pool, "", known).Error()})
-		return
-	}
-	if len(p.Backends) == 0 {
-		v.fail(at+", pool", "pool %q has no backends; add one first: steelyard backend add %s ADDRESS", p.Name, p.Name)
-	}
-	if vip.Mode.TranslatesPort() {
-		return
-	}
-	for _, b := range p.Backends {
-		if b.Port != 0 && b.Port != vip.Port {
-			v.fail(at, "mode %s cannot translate port %d to port %d of backend %s in pool %q; leave the backend's port out and let it listen on the VIP's",
-				vip.Mode, vip.Port, b.Port, b, p.Name)
-		}
 	}
 }
 
@@ -141,6 +71,7 @@ func (v *validator) pool(at string, p *Pool) {
 	if len(p.Backends) > MaxBackends {
 		v.fail(at, "has %d backends, at most %d are possible", len(p.Backends), MaxBackends)
 	}
+	v.serverIDs(at, p)
 	backends := map[BackendID]bool{}
 	for i := range p.Backends {
 		b := &p.Backends[i]

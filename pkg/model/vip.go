@@ -2,7 +2,7 @@ package model
 
 import (
 	"fmt"
-	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -40,11 +40,14 @@ const (
 	// ModeDSRIPIP encapsulates in IPv4 or IPv6 (RFC 2003, RFC 2473, RFC 4213);
 	// the outer family is the backend's.
 	ModeDSRIPIP
+	// ModeDSRGUE encapsulates in UDP (draft-ietf-intarea-gue, version 0) over
+	// IPv4 or IPv6, so that networks and NICs on the way spread the flows.
+	ModeDSRGUE
 )
 
-// ParseMode accepts "dsr-l2" and "dsr-ipip".
+// ParseMode accepts "dsr-l2", "dsr-ipip" and "dsr-gue".
 func ParseMode(s string) (Mode, error) {
-	return parseEnum("forwarding mode", s, []Mode{ModeDSRL2, ModeDSRIPIP})
+	return parseEnum("forwarding mode", s, []Mode{ModeDSRL2, ModeDSRIPIP, ModeDSRGUE})
 }
 
 func (m Mode) String() string {
@@ -53,6 +56,8 @@ func (m Mode) String() string {
 		return "dsr-l2"
 	case ModeDSRIPIP:
 		return "dsr-ipip"
+	case ModeDSRGUE:
+		return "dsr-gue"
 	}
 	return fmt.Sprintf("mode(%d)", uint8(m))
 }
@@ -102,46 +107,55 @@ const (
 	MaxIdleTimeout     = 24 * time.Hour
 )
 
-// DefaultTracking is how a VIP of that protocol tracks if it is not said.
-func DefaultTracking(p Protocol) Tracking {
-	if p == UDP {
-		return TrackingAlways
-	}
-	return TrackingFlux
-}
+// Bounds of the maximum segment size that a VIP grants.
+const (
+	MinMSS = 536   // RFC 9293, section 3.7.1
+	MaxMSS = 65495 // of an IPv4 packet of 65535 bytes
+)
+
+// MaxEndpoints is the most endpoints of one VIP.
+const MaxEndpoints = 1024
 
 // VIP is what clients connect to.
 type VIP struct {
 	// Name is unique among VIPs; see [ValidateName].
 	Name string
-	// Address is a unicast IPv4 or IPv6 address, never IPv4-mapped, no zone.
-	Address  netip.Addr
-	Protocol Protocol
-	// Port in host byte order; 0 means any port. A VIP with a port takes
-	// precedence over one with any port on the same address and protocol.
-	Port uint16
-	Mode Mode
+	// Endpoints are 1 to [MaxEndpoints], sorted by [Endpoint.Compare].
+	Endpoints []Endpoint
+	Protocol  Protocol
+	Mode      Mode
 	// Pool names the pool that serves the VIP.
 	Pool     string
 	Tracking Tracking
 	// IdleTimeout is how long a flow may be silent and still be kept,
 	// [MinIdleTimeout] to [MaxIdleTimeout].
 	IdleTimeout time.Duration
+	Affinity    Affinity
+	Fragments   FragmentPolicy
+	// MSS is the largest maximum segment size that clients' SYNs may carry to
+	// backends, [MinMSS] to [MaxMSS]; 0 leaves it as it is. TCP only.
+	MSS uint16
+	// QUIC says that UDP carries QUIC: Initials start flows, and connection IDs
+	// that name a backend lead to it.
+	QUIC bool
 }
 
-// Endpoint renders "192.0.2.1:80/tcp", "[2001:db8::1]:any/udp".
-func (v VIP) Endpoint() string {
-	return FormatEndpoint(v.Address, v.Port) + "/" + v.Protocol.String()
+// DefaultTracking is how the VIP tracks if it is not said.
+func (v *VIP) DefaultTracking() Tracking {
+	if v.HasOpeners() {
+		return TrackingFlux
+	}
+	return TrackingAlways
 }
 
-// FormatEndpoint renders an address and a port in host byte order; port 0 reads "any".
-func FormatEndpoint(addr netip.Addr, port uint16) string {
-	host := addr.String()
-	if addr.Is6() {
-		host = "[" + host + "]"
+// HasOpeners reports whether the VIP's protocol tells which packets start a flow.
+func (v *VIP) HasOpeners() bool { return v.Protocol == TCP || v.QUIC }
+
+// Service renders "192.0.2.1:80, [2001:db8::1]:80/tcp".
+func (v *VIP) Service() string {
+	text := make([]string, len(v.Endpoints))
+	for i, e := range v.Endpoints {
+		text[i] = e.String()
 	}
-	if port == 0 {
-		return host + ":any"
-	}
-	return fmt.Sprintf("%s:%d", host, port)
+	return strings.Join(text, ", ") + "/" + v.Protocol.String()
 }
