@@ -43,14 +43,18 @@ enum flow_fact {
 	FACT_CLOSER = 2,
 	FACT_TRACKS = 4,
 	FACT_OPENERS = 8,
+	FACT_PEEK = 16,    /* about the flow, not of it: an ICMP error */
+	FACT_HALFWAY = 32, /* openers come again while a connection is made: QUIC */
 	FACT_VIP_SHIFT = 16,
 };
 
 step u32 flow_facts(const struct vip_entry *vip, const struct packet *pkt)
 {
 	return (u32)vip->vip << FACT_VIP_SHIFT | (pkt->opener ? FACT_OPENER : 0) |
-	       (pkt->closer ? FACT_CLOSER : 0) | (vip->flags & VIP_TRACKS ? FACT_TRACKS : 0) |
-	       (vip->flags & VIP_OPENERS ? FACT_OPENERS : 0);
+	       (pkt->closer ? FACT_CLOSER : 0) | (pkt->quoted ? FACT_PEEK : 0) |
+	       (vip->flags & VIP_TRACKS ? FACT_TRACKS : 0) |
+	       (vip->flags & VIP_OPENERS ? FACT_OPENERS : 0) |
+	       (vip->flags & VIP_QUIC ? FACT_HALFWAY : 0);
 }
 
 step u64 flow_state(u32 now, u32 backend, u32 facts, u64 flags)
@@ -259,6 +263,22 @@ step bool belongs_to_prior(u32 facts, u32 prior)
 	return !(facts & FACT_OPENER) && facts & FACT_OPENERS && ability(prior) & KEEPS_FLOWS;
 }
 
+/* Whether the backend of an entry goes on with its flow. */
+step bool goes_on(u32 facts, u8 able)
+{
+	if (!(able & KEEPS_FLOWS))
+		return false;
+	return !(facts & FACT_OPENER) || able & TAKES_FLOWS || facts & FACT_HALFWAY;
+}
+
+step void see_again(struct flow *flow, u64 state, u32 facts, u32 now)
+{
+	u64 next = seen_again(state, facts, now);
+
+	if (next != state)
+		__sync_val_compare_and_swap(&flow->state, state, next);
+}
+
 /*
  * The index of the record of the flow's backend: that of its entry if it has one,
  * else its owner or its prior, which is remembered.
@@ -278,25 +298,72 @@ side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 		return owner;
 	flow = find_flow(bucket, key, &state);
 	if (!flow && belongs_to_prior(facts, prior)) {
-		remember_flow(key, flow_state(c->now, prior, facts, prior_flags(facts)));
+		if (!(facts & FACT_PEEK))
+			remember_flow(key, flow_state(c->now, prior, facts, prior_flags(facts)));
 		return prior;
 	}
 	if (!flow) {
-		if (owner >= OWNER_FIRST)
+		if (owner >= OWNER_FIRST && !(facts & FACT_PEEK))
 			remember_flow(key, flow_state(c->now, owner, facts, owner_flags(facts)));
 		return owner;
 	}
 	backend = flow_backend(state);
 	able = ability(backend);
-	if (able & KEEPS_FLOWS && (!(facts & FACT_OPENER) || able & TAKES_FLOWS)) {
-		next = seen_again(state, facts, c->now);
-		if (next != state)
-			__sync_val_compare_and_swap(&flow->state, state, next);
+	if (goes_on(facts, able)) {
+		if (!(facts & FACT_PEEK))
+			see_again(flow, state, facts, c->now);
 		return backend;
 	}
+	if (facts & FACT_PEEK)
+		return owner;
 	/* Its backend is gone: it begins again. */
 	next = flow_state(c->now, owner, facts, owner_flags(facts));
 	if (owner >= OWNER_FIRST)
 		write_flow(flow, seal_flow(key, state), key, next);
 	return owner;
+}
+
+/*
+ * The index of the backend to which a live entry sends a flow, 0 if none does; the
+ * entry stays as it is.
+ */
+side_step u32 recall_flow(u64 hash, u32 facts)
+{
+	u64 key = hash | FLOW_KEY, state;
+	u32 at = flow_bucket_of(key), zero = 0;
+	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+
+	if (!bucket || !c || !find_flow(bucket, key, &state))
+		return 0;
+	if (flow_age(c->now, state) >= c->idle)
+		return 0;
+	return goes_on(facts, ability(flow_backend(state))) ? flow_backend(state) : 0;
+}
+
+/*
+ * Remembers that a flow is alive on a backend that its own packets name. Nothing
+ * depends on the entry but counts of flows and what waits for them. Returns 0.
+ */
+side_step int note_flow(u64 hash, u32 backend, u32 facts)
+{
+	u64 key = hash | FLOW_KEY, state, next;
+	u32 at = flow_bucket_of(key), zero = 0;
+	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	struct flow *flow;
+
+	if (!bucket || !c || !(facts & (FACT_OPENERS | FACT_TRACKS)))
+		return 0;
+	flow = find_flow(bucket, key, &state);
+	if (flow && flow_backend(state) == backend) {
+		see_again(flow, state, facts, c->now);
+		return 0;
+	}
+	next = flow_state(c->now, backend, facts, FLOW_CONFIRMED);
+	if (flow)
+		write_flow(flow, seal_flow(key, state), key, next);
+	else
+		remember_flow(key, next);
+	return 0;
 }

@@ -5,14 +5,73 @@
  */
 #include "answer.h"
 #include "count.h"
-#include "hash.h"
+#include "fragment.h"
+#include "icmp.h"
 #include "maps.h"
 #include "parse.h"
+#include "quoted.h"
 #include "reset.h"
 #include "rewrite.h"
 #include "slot.h"
 #include "types.h"
 #include "vip.h"
+
+/* The largest segment that a SYN to the VIP may announce. */
+step u16 mss_of(const struct vip_entry *vip)
+{
+	u32 index = vip->terms;
+	struct vip_terms *t = bpf_map_lookup_elem(&terms, &index);
+
+	return t ? t->mss : 0;
+}
+
+/* Finds the backend of a packet for a VIP. Returns TX_FORWARDED, or why there is none. */
+step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			  struct route *route)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+
+	if (!pool)
+		return DROP_INTERNAL;
+	route->vip = vip->vip;
+	route->mode = vip->mode;
+	route->backend = choose_backend(ctx, pool, vip, pkt);
+	if (vip->flags & VIP_CLAMPS_MSS && pkt->opener)
+		route->mss = mss_of(vip);
+	if (pkt->fragment)
+		keep_together(pkt, route, vip->flags & VIP_HASHES_FRAGMENTS);
+	return TX_FORWARDED;
+}
+
+/* The same for a later fragment, which does not tell its VIP. */
+step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct route *route)
+{
+	struct vip_entry *vip;
+
+	if (follow_fragments(pkt, route))
+		return TX_FORWARDED;
+	if (!for_vip_address(pkt))
+		return PASS_NOT_VIP;
+	vip = find_fragment_vip(pkt);
+	return vip ? route_to(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;
+}
+
+/* Finds the way of a packet. Returns TX_FORWARDED, or what becomes of it instead. */
+step enum reason find_route(struct xdp_md *ctx, struct packet *pkt, enum parsed parsed,
+			    struct route *route)
+{
+	struct vip_entry *vip;
+
+	if (parsed == PARSED_LATER_FRAGMENT)
+		return route_fragment(ctx, pkt, route);
+	if (parsed != PARSED_FLOW && !for_vip_address(pkt))
+		return PASS_NOT_VIP;
+	if (parsed == PARSED_ICMP_ERROR && !follow_quoted(ctx, pkt))
+		return DROP_ICMP_ERROR;
+	vip = find_vip(pkt);
+	return vip ? route_to(ctx, pkt, vip, route) : PASS_NOT_VIP;
+}
 
 /* Sends the rewritten packet out of the backend's interface. */
 step enum reason transmit(struct xdp_md *ctx, const struct backend *backend)
@@ -24,25 +83,41 @@ step enum reason transmit(struct xdp_md *ctx, const struct backend *backend)
 	return REDIRECT_FORWARDED;
 }
 
-step enum reason forward(struct xdp_md *ctx, const struct packet *pkt, const struct vip_entry *vip)
+/* Tells the client why its packet goes no further, unless that is no use or too much. */
+step enum reason tell(struct xdp_md *ctx, const struct packet *pkt, const struct backend *backend,
+		      u8 mode, enum reason reason)
 {
-	u32 pool_index = vip->pool, index;
-	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+	u32 mtu = backend->mtu - outer_length(backend, mode);
+
+	if (pkt->quoted || pkt->fragment == LATER_FRAGMENT)
+		return reason;
+	if (reason == DROP_TOO_BIG &&
+	    answer_icmp(ctx, pkt->l3, pkt->length, TROUBLE_TOO_BIG << 16 | mtu, pkt->ipv6))
+		return TX_TOO_BIG;
+	if (reason == DROP_TTL_EXCEEDED &&
+	    answer_icmp(ctx, pkt->l3, pkt->length, TROUBLE_TTL_EXCEEDED << 16, pkt->ipv6))
+		return TX_TTL_EXCEEDED;
+	return reason;
+}
+
+/* Sends a packet its way. */
+step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct route *route)
+{
+	u32 index = route->backend;
 	struct backend *backend;
 	enum reason reason;
 
-	if (!pool)
-		return DROP_INTERNAL;
-	count_packet(&vip_counters, vip->vip, pkt);
-	index = choose_backend(pool, vip, pkt);
-	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP)
+	count_packet(&vip_counters, route->vip, pkt);
+	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment && !pkt->quoted)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 	if (index < OWNER_FIRST)
 		return DROP_NO_BACKEND;
 	backend = bpf_map_lookup_elem(&backends, &index);
 	if (!backend)
 		return DROP_INTERNAL;
-	reason = rewrite(ctx, pkt, backend, vip->mode);
+	reason = rewrite(ctx, pkt, backend, route);
+	if (reason == DROP_TOO_BIG || reason == DROP_TTL_EXCEEDED)
+		return tell(ctx, pkt, backend, route->mode, reason);
 	if (reason == TX_FORWARDED)
 		reason = transmit(ctx, backend);
 	if (verdict(reason) != XDP_DROP)
@@ -50,20 +125,20 @@ step enum reason forward(struct xdp_md *ctx, const struct packet *pkt, const str
 	return reason;
 }
 
-/* What becomes of a packet that is not a flow: its address decides whether it is ours. */
-step enum reason refuse(const struct packet *pkt, enum parsed parsed)
+/* What becomes of a packet that is about no flow: its address decides whether it is ours. */
+step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parsed parsed)
 {
 	if (parsed == PARSED_NOT_IP)
 		return PASS_NOT_IP;
 	if (parsed == PARSED_OTHER || !for_vip_address(pkt))
 		return PASS_NOT_VIP;
 	switch (parsed) {
+	case PARSED_ECHO:
+		return answer_echo(ctx, pkt->l3, pkt->l4, pkt->ipv6);
 	case PARSED_TRUNCATED:
 		return DROP_TRUNCATED;
 	case PARSED_EXTENSION_HEADERS:
 		return DROP_EXTENSION_HEADERS;
-	case PARSED_FRAGMENT:
-		return DROP_FRAGMENT;
 	default:
 		return DROP_MALFORMED;
 	}
@@ -72,16 +147,14 @@ step enum reason refuse(const struct packet *pkt, enum parsed parsed)
 step enum reason decide(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
+	struct route route = {};
 	enum parsed parsed = parse(ctx, &pkt);
-	struct vip_entry *vip;
+	enum reason reason;
 
-	if (parsed == PARSED_ECHO)
-		return for_vip_address(&pkt) ? answer_echo(ctx, pkt.l3, pkt.l4, pkt.ipv6) :
-					       PASS_NOT_VIP;
-	if (parsed != PARSED_FLOW)
-		return refuse(&pkt, parsed);
-	vip = find_vip(&pkt);
-	return vip ? forward(ctx, &pkt, vip) : PASS_NOT_VIP;
+	if (parsed > PARSED_ICMP_ERROR)
+		return refuse(ctx, &pkt, parsed);
+	reason = find_route(ctx, &pkt, parsed, &route);
+	return reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason;
 }
 
 SEC("xdp.frags")

@@ -9,22 +9,62 @@
 #include "reasons.h"
 #include "types.h"
 
-/* One key of a VIP: where packets for it are addressed to. */
+/*
+ * One key of a VIP: where packets for it are addressed to. One that has VIP_RANGES
+ * stands for ranges of ports, each with an entry of its own: it has their number
+ * as vip and the index of the first one as terms, and nothing else.
+ */
 struct vip_entry {
 	struct address address;
 	u32 endpoint; /* see endpoint(); 0 marks an empty entry */
 	u16 vip;      /* index of its counters */
 	u16 pool;
 	u16 prior_pool; /* the pool that it had when it was last settled */
+	u16 terms;      /* index of its vip_terms, of use with the flags that say so */
+	u16 flags;      /* enum vip_flag */
 	u8 mode;        /* enum mode */
-	u8 flags;       /* enum vip_flag */
-	u32 reserved;
+	u8 reserved;
 };
 
 enum vip_flag {
-	VIP_IN_FLUX = 1, /* its pool has changed, and flows may be on the prior one */
+	VIP_IN_FLUX = 1, /* its pool or affinity has changed, and flows may be where that led */
 	VIP_TRACKS = 2,  /* every flow is remembered */
 	VIP_OPENERS = 4, /* its protocol tells which packets start a flow */
+	VIP_RANGES = 8,
+	VIP_AFFINE = 16,           /* terms: affinity */
+	VIP_CHANGES_AFFINITY = 32, /* terms: prior_affinity, while in flux */
+	VIP_CLAMPS_MSS = 64,       /* terms: mss */
+	VIP_QUIC = 128,
+	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
+};
+
+/*
+ * Which flows go to the same backend: those whose source addresses, masked, and
+ * salt are equal. A mask_ipv4 of 0 keeps nothing together.
+ */
+struct affinity {
+	struct address mask_ipv6;
+	__be32 mask_ipv4;
+	u32 salt; /* tells VIPs apart */
+};
+
+/* What few VIPs have; packets read it where a flag of the VIP says so. */
+struct vip_terms {
+	struct affinity affinity;
+	struct affinity prior_affinity;
+	u16 mss; /* the largest that a client's SYN may carry on, bytes */
+	u16 reserved[7];
+};
+
+_Static_assert(sizeof(struct vip_terms) == 64, "terms are one cache line");
+
+/* A range of ports, in host byte order. Those of one key are sorted and do not overlap. */
+struct port_range {
+	struct vip_entry
+		vip; /* first: the verifier would not have it added to a look-up's result */
+	u16 first;
+	u16 last;
+	u32 reserved;
 };
 
 struct vip_bucket {
@@ -38,7 +78,7 @@ struct vip_table {
 	u64 multiplier[3]; /* odd */
 	u32 base;          /* first bucket */
 	u32 shift;         /* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
-	u32 any_port;      /* not 0: some VIP takes any port */
+	u32 wide;          /* not 0: some VIP takes any port or a range */
 	u32 reserved;
 };
 
@@ -59,7 +99,14 @@ struct pool {
 	u32 slot_base; /* first slot */
 	u32 slots;
 	u32 backend_base; /* index of the backend record of owner 0, were there one */
-	u32 reserved;
+	u32 server_ids;   /* length of server IDs, 4 bits for each configuration, 0: none */
+};
+
+/* What a QUIC connection ID calls a backend. Bytes beyond its length are 0. */
+struct server_id {
+	u16 pool;
+	u8 config;
+	u8 id[15];
 };
 
 /* A slot word: owner in bits 0 to 14, in-flux flag in bit 15, prior in bits 16 to 30. */
@@ -85,6 +132,7 @@ enum mode {
 	MODE_NONE,
 	MODE_DSR_L2,
 	MODE_DSR_IPIP,
+	MODE_DSR_GUE,
 };
 
 /* What a backend may still be given. */
@@ -104,8 +152,9 @@ struct backend {
 	u16 outer_checksum; /* sum of the outer IPv4 header's constant words */
 	struct address outer_source;
 	struct address outer_destination;
-	u8 able; /* enum ability */
-	u8 reserved[7];
+	u16 outer_addresses; /* sum of both outer addresses */
+	u8 able;             /* enum ability */
+	u8 reserved[5];
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
@@ -136,6 +185,15 @@ enum flow_flag {
 	FLOW_CLOSING = 4,   /* FIN or RST has come */
 };
 
+/*
+ * The flags of a packet whose fragments the fragment table remembers, in the same
+ * form as a flow, with the tick of its own clock. The lower bits are the mode.
+ */
+enum fragment_flag {
+	FRAGMENT_MODE = 0x0f,
+	FRAGMENT_EARLY = 0x10, /* its first fragment has not come */
+};
+
 struct flow_bucket {
 	struct flow flow[4];
 };
@@ -150,6 +208,8 @@ enum flow_event {
 	FLOW_EVICTED_EMBRYONIC,  /* that had seen one packet, */
 	FLOW_EVICTED_CONNECTION, /* that was a connection: an alarm */
 	FLOW_UNREMEMBERED,       /* no room for a new flow: an alarm */
+	FRAGMENT_REMEMBERED,     /* a fragmented packet */
+	FRAGMENT_EVICTED,        /* one whose fragments may still come gave way */
 
 	FLOW_EVENTS,
 };
@@ -162,6 +222,7 @@ const volatile struct vocabulary {
 	enum vip_flag vip_flag;
 	enum ability ability;
 	enum flow_flag flow_flag;
+	enum fragment_flag fragment_flag;
 	enum flow_event flow_event;
 } vocabulary;
 
@@ -201,6 +262,23 @@ struct {
 	__type(value, struct vip_bucket);
 } vips SEC(".maps");
 
+/* Of both tables of VIPs: while packets use one half, the control plane fills the other. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct port_range);
+} port_ranges SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct vip_terms);
+} terms SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -208,6 +286,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct pool);
 } pools SEC(".maps");
+
+/* Indexes of backends by what QUIC connection IDs call them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct server_id);
+	__type(value, u32);
+} server_ids SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -232,6 +319,14 @@ struct {
 	__type(key, u32);
 	__type(value, struct flow_bucket);
 } flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct flow_bucket);
+} fragments SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -268,3 +363,16 @@ struct {
 	__type(key, u32); /* enum reason */
 	__type(value, u64);
 } reasons SEC(".maps");
+
+/* How many ICMP answers a CPU may still give. */
+struct allowance {
+	u64 last;   /* when it was last reckoned, ns of the coarse clock */
+	u64 credit; /* ns */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct allowance);
+} allowances SEC(".maps");

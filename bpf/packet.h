@@ -4,13 +4,23 @@
 
 #include "types.h"
 
+enum fragment {
+	WHOLE,
+	FIRST_FRAGMENT,
+	LATER_FRAGMENT, /* tells no ports */
+};
+
 struct packet {
 	struct address destination;
 	u64 addresses; /* both addresses folded into a word for the flow hash */
-	u32 ports;     /* source and destination port, as on the wire */
+	u64 hash;      /* of the flow, once a slot has been asked for */
+	u32 ports;     /* source and destination port, as on the wire; 0 if it tells none */
 	u32 length;    /* of the IP packet, bytes */
 	u32 l3; /* offset of the IP header in the frame, 0: not IP or cut off before its address */
 	u32 l4; /* offset of the transport header */
+	u32 quoted;      /* offset of the IP header that an ICMP error quotes, else 0 */
+	u32 fragment_id; /* as on the wire */
+	u8 fragment;     /* enum fragment */
 	bool ipv6;
 	u8 protocol; /* transport protocol */
 	u8 ttl;      /* TTL or hop limit */
@@ -19,12 +29,23 @@ struct packet {
 	bool closer; /* ends one */
 };
 
+/* Where a packet goes. */
+struct route {
+	u32 backend; /* index of its record, or of nobody */
+	u16 vip;     /* index of the VIP's counters */
+	u16 mss;     /* the largest that a SYN may carry on, 0 for any */
+	u8 mode;     /* enum mode */
+};
+
 /*
  * Endpoints: what a VIP key says besides the address. The port (network byte
  * order, 0 for any) in bits 0 to 15, the protocol above it. IPPROTO_RAW, which no
  * packet carries, stands for the address itself, whatever the protocol.
  */
 #define ENDPOINT_ADDRESS ((u32)IPPROTO_RAW << 16)
+
+/* With a protocol and no port: fragments, of whatever port. */
+#define ENDPOINT_FRAGMENT (1u << 24)
 
 step u32 endpoint(u8 protocol, __be16 port)
 {

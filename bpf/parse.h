@@ -14,15 +14,19 @@
 #include "reasons.h"
 
 enum parsed {
-	PARSED_FLOW,  /* TCP or UDP, complete */
+	PARSED_FLOW, /* TCP or UDP, complete */
+	PARSED_LATER_FRAGMENT,
+	PARSED_ICMP_ERROR,
 	PARSED_ECHO,  /* ICMP or ICMPv6 echo request */
 	PARSED_OTHER, /* a protocol that we do not serve */
 	PARSED_NOT_IP,
 	PARSED_TRUNCATED,
 	PARSED_MALFORMED,
 	PARSED_EXTENSION_HEADERS,
-	PARSED_FRAGMENT,
 };
+
+/* Beside an enum parsed: in the first fragment of a packet. */
+#define IN_FIRST_FRAGMENT 0x80
 
 #define VLAN_TAGS 2
 #define EXTENSION_HEADERS 8
@@ -40,11 +44,12 @@ struct icmp_header {
 	u32 rest;
 };
 
-/* The head that IPv6 extension headers share (RFC 8200, section 4). */
+/* The head that IPv6 extension headers share (RFC 8200, section 4), and the fragment header. */
 struct extension_header {
 	u8 next;
 	u8 length;
-	__be16 fragment_offset; /* of a fragment header */
+	__be16 fragment_offset;
+	u32 fragment_id;
 };
 
 step bool is_vlan(__be16 type)
@@ -59,14 +64,24 @@ step bool is_extension_header(u8 protocol)
 	       protocol == IPPROTO_AH;
 }
 
-#define ICMP_ECHO_REQUEST 8
 #define ICMP_ECHO_REPLY 0
+#define ICMP_UNREACHABLE 3
+#define ICMP_FRAGMENTATION_NEEDED 4 /* code */
+#define ICMP_ECHO_REQUEST 8
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER 12
+
+#define ICMPV6_UNREACHABLE 1
+#define ICMPV6_TOO_BIG 2
+#define ICMPV6_TIME_EXCEEDED 3
+#define ICMPV6_PARAMETER 4
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
 
 #define IPV4_MORE_FRAGMENTS bpf_htons(0x2000)
 #define IPV4_FRAGMENT_OFFSET bpf_htons(0x1fff)
-#define IPV6_FRAGMENT_BITS bpf_htons(0xfff9) /* offset and more-fragments */
+#define IPV6_FRAGMENT_OFFSET bpf_htons(0xfff8)
+#define IPV6_MORE_FRAGMENTS bpf_htons(1)
 
 /*
  * Follows VLAN tags from the ethertype at offset 12. Returns the offset of what
@@ -140,32 +155,44 @@ step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt)
 		return PARSED_MALFORMED;
 	if (!complete(ctx, pkt))
 		return PARSED_TRUNCATED;
-	if (ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET))
-		return PARSED_FRAGMENT;
+	if (!(ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)))
+		return PARSED_FLOW;
+	pkt->fragment_id = ip->id;
+	if (ip->frag_off & IPV4_FRAGMENT_OFFSET) {
+		pkt->fragment = LATER_FRAGMENT;
+		return PARSED_LATER_FRAGMENT;
+	}
+	pkt->fragment = FIRST_FRAGMENT;
 	return PARSED_FLOW;
 }
 
 /*
  * Follows extension headers from an offset. Returns the offset of the transport
- * header, its protocol in bits 16 to 23, and in bits 24 to 31 an enum parsed.
+ * header, its protocol in bits 16 to 23, in bits 24 to 31 an enum parsed with or
+ * without IN_FIRST_FRAGMENT, and above the ID of a fragment.
  */
-side_step u32 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
+side_step u64 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	u64 found = (u64)PARSED_FLOW << 24;
 
 	for (int i = 0; i < EXTENSION_HEADERS; i++) {
 		struct extension_header *ext;
 
 		if (!is_extension_header(protocol))
-			return (u32)PARSED_FLOW << 24 | protocol << 16 | at;
+			return found | protocol << 16 | at;
 		at &= L4_MASK;
 		ext = data + at;
 		if ((void *)(ext + 1) > end)
-			return (u32)PARSED_TRUNCATED << 24;
+			return PARSED_TRUNCATED << 24;
 		if (protocol == IPPROTO_FRAGMENT) {
-			if (ext->fragment_offset & IPV6_FRAGMENT_BITS)
-				return (u32)PARSED_FRAGMENT << 24;
-			at += 8;
+			found |= (u64)ext->fragment_id << 32;
+			if (ext->fragment_offset & IPV6_FRAGMENT_OFFSET)
+				return found | PARSED_LATER_FRAGMENT << 24 | (u32)ext->next << 16 |
+				       at;
+			if (ext->fragment_offset & IPV6_MORE_FRAGMENTS)
+				found |= (u32)IN_FIRST_FRAGMENT << 24;
+			at += sizeof(*ext);
 		} else if (protocol == IPPROTO_AH) {
 			at += (ext->length + 2) * 4;
 		} else {
@@ -174,15 +201,16 @@ side_step u32 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
 		protocol = ext->next;
 	}
 	if (is_extension_header(protocol))
-		return (u32)PARSED_EXTENSION_HEADERS << 24;
-	return (u32)PARSED_FLOW << 24 | protocol << 16 | at;
+		return PARSED_EXTENSION_HEADERS << 24;
+	return found | protocol << 16 | at;
 }
 
 step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ipv6hdr *ip = data + pkt->l3;
-	u32 found;
+	enum parsed parsed;
+	u64 found;
 
 	if ((void *)(ip + 1) > end) {
 		pkt->l3 = 0;
@@ -208,7 +236,13 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
 	found = skip_extension_headers(ctx, pkt->l4, pkt->protocol);
 	pkt->protocol = found >> 16;
 	pkt->l4 = found & 0xffff;
-	return found >> 24;
+	pkt->fragment_id = found >> 32;
+	parsed = found >> 24 & 0xff & ~IN_FIRST_FRAGMENT;
+	if (parsed == PARSED_LATER_FRAGMENT)
+		pkt->fragment = LATER_FRAGMENT;
+	else if (found >> 24 & IN_FIRST_FRAGMENT)
+		pkt->fragment = FIRST_FRAGMENT;
+	return parsed;
 }
 
 step enum parsed parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, u32 payload)
@@ -234,19 +268,37 @@ step enum parsed parse_udp(struct packet *pkt, struct udphdr *udp, void *end, u3
 	if ((void *)(udp + 1) > end)
 		return PARSED_TRUNCATED;
 	length = bpf_ntohs(udp->len);
-	if (length < sizeof(*udp) || length > payload)
+	if (length < sizeof(*udp) || (length > payload && !pkt->fragment))
 		return PARSED_MALFORMED;
 	pkt->ports = *(u32 *)&udp->source;
 	return PARSED_FLOW;
 }
 
-step enum parsed parse_icmp(struct icmp_header *icmp, u8 echo_request, void *end, u32 payload)
+step enum parsed judge_icmp(u8 type)
+{
+	if (type == ICMP_ECHO_REQUEST)
+		return PARSED_ECHO;
+	if (type == ICMP_UNREACHABLE || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETER)
+		return PARSED_ICMP_ERROR;
+	return PARSED_OTHER;
+}
+
+step enum parsed judge_icmpv6(u8 type)
+{
+	if (type == ICMPV6_ECHO_REQUEST)
+		return PARSED_ECHO;
+	if (type >= ICMPV6_UNREACHABLE && type <= ICMPV6_PARAMETER)
+		return PARSED_ICMP_ERROR;
+	return PARSED_OTHER;
+}
+
+step enum parsed parse_icmp(struct icmp_header *icmp, bool ipv6, void *end, u32 payload)
 {
 	if (payload < sizeof(*icmp))
 		return PARSED_MALFORMED;
 	if ((void *)(icmp + 1) > end)
 		return PARSED_TRUNCATED;
-	return icmp->type == echo_request ? PARSED_ECHO : PARSED_OTHER;
+	return ipv6 ? judge_icmpv6(icmp->type) : judge_icmp(icmp->type);
 }
 
 step enum parsed parse_transport(struct xdp_md *ctx, struct packet *pkt)
@@ -262,9 +314,9 @@ step enum parsed parse_transport(struct xdp_md *ctx, struct packet *pkt)
 	if (pkt->protocol == IPPROTO_UDP)
 		return parse_udp(pkt, transport, end, payload);
 	if (pkt->protocol == IPPROTO_ICMP && !pkt->ipv6)
-		return parse_icmp(transport, ICMP_ECHO_REQUEST, end, payload);
+		return parse_icmp(transport, false, end, payload);
 	if (pkt->protocol == IPPROTO_ICMPV6 && pkt->ipv6)
-		return parse_icmp(transport, ICMPV6_ECHO_REQUEST, end, payload);
+		return parse_icmp(transport, true, end, payload);
 	return PARSED_OTHER;
 }
 

@@ -14,20 +14,23 @@ enum reason {
 	PASS_NOT_VIP, /* for no VIP of ours, or for a port or protocol that we do not serve */
 
 	/* Sent on to a backend, or answered. */
-	TX_FORWARDED,       /* through the interface it came from */
-	TX_ECHO_REPLY,      /* echo request to a VIP */
-	TX_RESET,           /* TCP to a pool that is down, which resets */
+	TX_FORWARDED,  /* through the interface it came from */
+	TX_ECHO_REPLY, /* echo request to a VIP */
+	TX_RESET,      /* TCP to a pool that is down, which resets */
+	TX_TOO_BIG,    /* larger than the way to the backend carries: ICMP says how large may be */
+	TX_TTL_EXCEEDED,    /* TTL or hop limit used up: ICMP says so */
 	REDIRECT_FORWARDED, /* through another interface */
 
 	/* For a VIP, and dropped. */
 	DROP_TRUNCATED,         /* shorter than its headers say */
 	DROP_MALFORMED,         /* a header contradicts itself */
 	DROP_EXTENSION_HEADERS, /* more IPv6 extension headers than we follow */
-	DROP_FRAGMENT,          /* a fragment */
-	DROP_TTL_EXCEEDED,      /* TTL or hop limit used up */
+	DROP_FRAGMENT_EARLY,    /* a fragment whose first one has not come */
+	DROP_ICMP_ERROR,        /* an ICMP error that does not tell which flow it is about */
+	DROP_TTL_EXCEEDED,      /* TTL or hop limit used up, and no answer */
 	DROP_NO_BACKEND,        /* no backend is up */
 	DROP_UNRESOLVED,        /* the backend's next hop is not known */
-	DROP_TOO_BIG,           /* larger than the way to the backend carries */
+	DROP_TOO_BIG,           /* larger than the way to the backend carries, and no answer */
 	DROP_NO_HEADROOM,       /* the driver left no room for an outer header */
 	DROP_INTERNAL,          /* the maps contradict each other: a bug */
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "answer.h"
+#include "sum.h"
 
 /* The segment that resets, in the terms of the one that it answers. */
 step void make_rst(struct tcphdr *rst, const struct tcphdr *tcp, u32 segment_length)
@@ -31,18 +32,7 @@ step u16 tcp_checksum(const struct tcphdr *tcp, u64 addresses)
 
 	for (int i = 0; i < (int)sizeof(*tcp) / 2; i++)
 		sum += word[i];
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	return ~fold_checksum((sum & 0xffff) + (sum >> 16));
-}
-
-step u64 sum_words(const u32 *word, int n)
-{
-	u64 sum = 0;
-
-	for (int i = 0; i < n; i++)
-		sum += word[i];
-	return sum;
+	return ~fold_sum(sum);
 }
 
 /* Writes IPv4 header and segment at the IP header's place; returns false if cut off. */
@@ -50,7 +40,6 @@ step bool write_rst_ipv4(struct xdp_md *ctx, u32 l3, struct tcphdr *rst)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + (l3 & L3_MASK);
-	u64 sum;
 
 	if ((void *)(ip + 1) + sizeof(*rst) > end)
 		return false;
@@ -61,9 +50,7 @@ step bool write_rst_ipv4(struct xdp_md *ctx, u32 l3, struct tcphdr *rst)
 	ip->tos = 0;
 	turn_ipv4(ip);
 	ip->check = 0;
-	sum = sum_words((void *)ip, sizeof(*ip) / 4);
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	ip->check = ~fold_checksum((sum & 0xffff) + (sum >> 16));
+	ip->check = ~fold_sum(sum_words((void *)ip, sizeof(*ip) / 4));
 	rst->check = tcp_checksum(rst, sum_words(&ip->saddr, 2));
 	__builtin_memcpy(ip + 1, rst, sizeof(*rst));
 	return true;

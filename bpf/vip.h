@@ -40,7 +40,40 @@ step struct vip_table *current_vip_table(void)
 	return c ? &c->vip_table[c->current_vip_table & 1] : NULL;
 }
 
-/* The VIP of a TCP or UDP packet, or NULL. A VIP with a port comes before one with any. */
+#define RANGE_STEPS 16 /* halvings: a key has fewer than 2^16 ranges */
+
+/* The index of the range of a port among so many from an index on, ~0 if none has it. */
+side_step u32 find_range(u32 first, u32 count, u32 port)
+{
+	u32 low = first, high = first + count;
+
+	for (int i = 0; i < RANGE_STEPS && low < high; i++) {
+		u32 middle = (low + high) / 2;
+		struct port_range *r = bpf_map_lookup_elem(&port_ranges, &middle);
+
+		if (!r)
+			return ~0;
+		if (port < r->first)
+			high = middle;
+		else if (port > r->last)
+			low = middle + 1;
+		else
+			return middle;
+	}
+	return ~0;
+}
+
+/* The VIP of a key that stands for ranges of ports. */
+step struct vip_entry *choose_range(const struct vip_entry *key, u32 port)
+{
+	u32 at = find_range(key->terms, key->vip, port);
+	struct port_range *r = bpf_map_lookup_elem(&port_ranges, &at);
+
+	return r ? &r->vip : NULL;
+}
+
+/* The VIP of a TCP or UDP packet, or NULL. One with its port comes before one with a range or any.
+ */
 step struct vip_entry *find_vip(const struct packet *pkt)
 {
 	struct vip_table *table = current_vip_table();
@@ -49,9 +82,22 @@ step struct vip_entry *find_vip(const struct packet *pkt)
 	if (!table)
 		return NULL;
 	vip = find_key(table, &pkt->destination, endpoint(pkt->protocol, pkt->ports >> 16));
-	if (!vip && table->any_port)
-		vip = find_key(table, &pkt->destination, endpoint(pkt->protocol, 0));
+	if (vip || !table->wide)
+		return vip;
+	vip = find_key(table, &pkt->destination, endpoint(pkt->protocol, 0));
+	if (vip && vip->flags & VIP_RANGES)
+		return choose_range(vip, bpf_ntohs(pkt->ports >> 16));
 	return vip;
+}
+
+/* The VIP that takes fragments of the packet's address and protocol without knowing the port. */
+step struct vip_entry *find_fragment_vip(const struct packet *pkt)
+{
+	struct vip_table *table = current_vip_table();
+
+	if (!table)
+		return NULL;
+	return find_key(table, &pkt->destination, ENDPOINT_FRAGMENT | endpoint(pkt->protocol, 0));
 }
 
 /* Whether the packet's destination is the address of some VIP. */

@@ -29,6 +29,8 @@ type vip struct {
 	place *place
 	// prior is the place that it had when it was last settled, nil while it is.
 	prior *place
+	// priorAffinity is the affinity that it had then.
+	priorAffinity model.Affinity
 	// since says when it went in flux, moved when its place last changed.
 	since, moved flux.Tick
 	idle         flux.Tick
@@ -72,12 +74,18 @@ func (p *Plane) Apply(state forwarding.State) error {
 	p.commitNumbers(next, &state)
 	p.writeBackends(next, &state)
 	p.writePools(next, &state)
-	err = p.writeVIPs(next.entries, next.table)
+	if err := p.addServerIDs(next, &state); err != nil {
+		return err
+	}
+	err = p.writeVIPs(next.directory, next.table)
 	p.retire(next)
 	if err != nil {
 		return err
 	}
 	p.stripBackends()
+	if err := p.dropServerIDs(); err != nil {
+		return err
+	}
 	p.writeIdle()
 	return p.reclaimUntouched()
 }
@@ -93,9 +101,9 @@ type planned struct {
 	applied
 	numbers numbers
 	// owners are the numbers of backends of places that get new ones.
-	owners  map[*place]map[model.BackendID]uint32
-	entries []lbVipEntry
-	table   *vipTable
+	owners    map[*place]map[model.BackendID]uint32
+	directory *directory
+	table     *vipTable
 }
 
 func (p *Plane) plan(state *forwarding.State) (*planned, error) {
@@ -114,6 +122,9 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 		next.places[pool.Name] = at
 		next.pools[pool.Name] = *pool
 	}
+	if err := countEndpoints(state.VIPs, p.limits.Endpoints); err != nil {
+		return nil, err
+	}
 	for _, v := range state.VIPs {
 		planned, err := p.planVIP(next, v)
 		if err != nil {
@@ -121,12 +132,12 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 		}
 		next.vips[v.Name] = planned
 	}
-	next.entries = vipEntries(next.vips)
-	if slices.Equal(next.entries, p.entries) {
+	next.directory = buildDirectory(next.vips)
+	if next.directory.equal(p.directory) {
 		return next, nil
 	}
 	var err error
-	next.table, err = buildVIPTable(next.entries, vipBuckets(p.limits), p.random)
+	next.table, err = buildVIPTable(next.directory.entries, vipBuckets(p.limits), p.random)
 	return next, err
 }
 
@@ -145,18 +156,28 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		planned.id = taken.start
 		return planned, err
 	}
-	planned.id, planned.prior, planned.since, planned.moved = before.id, before.prior, before.since, before.moved
-	if before.place != planned.place {
-		planned.moved = p.now
-		if before.prior == nil {
-			planned.prior, planned.since = before.place, p.now
-		}
-	}
+	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
+	planned.prior, planned.priorAffinity = before.prior, before.priorAffinity
+	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
 	if v.Tracking == model.TrackingNone {
 		planned.prior = nil
+		return planned, nil
+	}
+	if turned && before.changesAffinity() {
+		return nil, errAffinityInFlux
+	}
+	if turned || before.place != planned.place {
+		planned.moved = p.now
+		if before.prior == nil {
+			planned.prior, planned.priorAffinity, planned.since = before.place, before.Affinity, p.now
+		}
 	}
 	return planned, nil
 }
+
+// errAffinityInFlux: flows are found by the affinity that they began under, and
+// by the one before, but not by a third.
+var errAffinityInFlux = errors.New("its affinity has changed a short while ago, and connections are still where the former one led them; change it again when they have ended or been idle for the idle timeout, or set tracking to none and let them break")
 
 // renumbers reports whether a plan changes what the ledger says.
 func (p *Plane) renumbers(next *planned) bool {
@@ -167,7 +188,7 @@ func (p *Plane) renumbers(next *planned) bool {
 	}
 	for name, v := range next.vips {
 		was := p.applied.vips[name]
-		if was == nil || was.place != v.place || was.prior != v.prior {
+		if was == nil || was.place != v.place || was.prior != v.prior || was.Affinity != v.Affinity {
 			return true
 		}
 	}
@@ -264,11 +285,10 @@ func (p *Plane) writePools(next *planned, state *forwarding.State) {
 		pool := &state.Pools[i]
 		at := next.places[pool.Name]
 		written, known := p.applied.pools[pool.Name]
-		if known && p.applied.places[pool.Name] == at && sameTable(&written, pool) {
-			continue
+		if !known || p.applied.places[pool.Name] != at || !sameTable(&written, pool) {
+			p.moveSlots(at, pool)
 		}
-		p.moveSlots(at, pool)
-		p.pools.store(at.id, at.record())
+		p.pools.store(at.id, at.record(pool))
 	}
 }
 
@@ -303,17 +323,17 @@ func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 
 // rewriteVIPs gives packets the VIPs as they are now.
 func (p *Plane) rewriteVIPs() error {
-	entries := vipEntries(p.applied.vips)
-	table, err := buildVIPTable(entries, vipBuckets(p.limits), p.random)
+	listed := buildDirectory(p.applied.vips)
+	table, err := buildVIPTable(listed.entries, vipBuckets(p.limits), p.random)
 	if err != nil {
 		return err
 	}
-	return p.writeVIPs(entries, table)
+	return p.writeVIPs(listed, table)
 }
 
 // writeVIPs fills the table that no packet uses, then switches; no table means
 // that nothing changes.
-func (p *Plane) writeVIPs(entries []lbVipEntry, t *vipTable) error {
+func (p *Plane) writeVIPs(s *directory, t *vipTable) error {
 	if t == nil {
 		return nil
 	}
@@ -324,15 +344,44 @@ func (p *Plane) writeVIPs(entries []lbVipEntry, t *vipTable) error {
 	control := &p.control.elements[0]
 	next := 1 - control.CurrentVipTable
 	base := next * vipBuckets(p.limits)
-	copy(p.vips.elements[base:], t.buckets)
+	half := halfOf(next, p.limits)
+	buckets := p.vips.elements[base:]
+	copy(buckets, t.buckets)
+	for i := range t.buckets {
+		half.rebase(&buckets[i].Entry[0])
+		half.rebase(&buckets[i].Entry[1])
+	}
+	ranges := p.ranges.elements[half.ranges:]
+	copy(ranges, s.ranges)
+	for i := range s.ranges {
+		half.rebase(&ranges[i].Vip)
+	}
+	for id, terms := range s.terms {
+		p.terms.store(uint32(half.terms)+id, terms)
+	}
 	table := &control.VipTable[next]
-	table.Multiplier, table.Base, table.Shift, table.AnyPort = t.multiplier, base, t.shift, 0
-	if t.anyPort {
-		table.AnyPort = 1
+	table.Multiplier, table.Base, table.Shift, table.Wide = t.multiplier, base, t.shift, 0
+	if t.wide {
+		table.Wide = 1
 	}
 	atomic.StoreUint32(&control.CurrentVipTable, next)
-	p.entries = entries
+	p.directory = s
 	return nil
+}
+
+// half is where the terms and ranges of one of the two VIP tables begin.
+type half struct{ terms, ranges uint16 }
+
+func halfOf(table uint32, limits Limits) half {
+	return half{terms: uint16(table * limits.VIPs), ranges: uint16(table * portRanges(limits))}
+}
+
+func (h half) rebase(e *lbVipEntry) {
+	if e.Flags&uint16(lbVipFlagVIP_RANGES) != 0 {
+		e.Terms += h.ranges
+	} else {
+		e.Terms += h.terms
+	}
 }
 
 // writeIdle tells the packet path at what age any flow has expired.

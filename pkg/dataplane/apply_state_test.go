@@ -149,7 +149,7 @@ func TestApplyMovesVIP(t *testing.T) {
 	w.spread(1, 20, backendsOf(10, 2)...)
 	w.counted(1, 40)
 	v := w.vips[vipName(1)]
-	v.Port = 77
+	v.Endpoints = listen(ipv4().vip, 77)
 	w.vips[vipName(1)] = v
 	w.apply()
 	w.nobody(1)

@@ -44,7 +44,7 @@ func (w *world) pool(name string, slots uint32, backends ...model.BackendID) {
 // vip sets a VIP, known by its port.
 func (w *world) vip(port uint16, pool string) {
 	name := vipName(port)
-	w.vips[name] = model.VIP{Name: name, Address: ipv4().vip, Protocol: model.UDP, Port: port, Mode: model.ModeDSRL2, Pool: pool}
+	w.vips[name] = model.VIP{Name: name, Endpoints: listen(ipv4().vip, port), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: pool}
 }
 
 func vipName(port uint16) string { return fmt.Sprintf("vip%d", port) }

@@ -217,7 +217,7 @@ func TestAttachKeepsWhatIsThere(t *testing.T) {
 func TestCloseDetaches(t *testing.T) {
 	s := newSpace(t)
 	s.veth(t, "a", "a2")
-	p, err := Load(smallLimits(), testSeed())
+	p, err := Load(smallLimits(), testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,7 @@ func TestNoDescriptorLeaks(t *testing.T) {
 	s := newSpace(t)
 	s.veth(t, "a", "a2")
 	life := func() {
-		p, err := Load(smallLimits(), testSeed())
+		p, err := Load(smallLimits(), testOptions())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -291,7 +291,7 @@ func TestLoadFails(t *testing.T) {
 		"no slots":    {VIPs: 1, Pools: 1, Backends: 1, Slots: 0},
 		"all at once": {},
 	} {
-		if p, err := Load(limits, testSeed()); err == nil {
+		if p, err := Load(limits, testOptions()); err == nil {
 			t.Errorf("%s: loaded", name)
 			p.Close()
 		}

@@ -93,8 +93,9 @@ func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
 		b.Modes |= 1 << lbModeMODE_DSR_L2
 	}
 	if path.Outer.IsValid() && path.Outer.Is4() == id.Address.Is4() {
-		b.Modes |= 1 << lbModeMODE_DSR_IPIP
+		b.Modes |= 1<<lbModeMODE_DSR_IPIP | 1<<lbModeMODE_DSR_GUE
 		b.OuterSource, b.OuterDestination = address(path.Outer), address(id.Address)
+		b.OuterAddresses = foldedSum(0, path.Outer, id.Address)
 	}
 	if id.Address.Is4() && path.Outer.Is4() {
 		b.OuterIpv4 = 1
@@ -103,13 +104,18 @@ func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
 	return b
 }
 
-// outerChecksum sums the constant words of an outer IPv4 header in the byte
-// order in which the packet path adds the others: as they lie on the wire.
+// outerChecksum sums the constant words of an outer IPv4 header.
 func outerChecksum(source, destination netip.Addr) uint16 {
-	sum := uint32(outerVersionLength + outerDontFragment + outerTTL)
-	for _, a := range []netip.Addr{source, destination} {
-		b := a.As4()
-		sum += uint32(binary.BigEndian.Uint16(b[:2])) + uint32(binary.BigEndian.Uint16(b[2:]))
+	return foldedSum(outerVersionLength+outerDontFragment+outerTTL, source, destination)
+}
+
+// foldedSum adds addresses to a sum of 16-bit words and folds it, in the byte order
+// in which the packet path adds others: as they lie on the wire.
+func foldedSum(sum uint32, addresses ...netip.Addr) uint16 {
+	for _, a := range addresses {
+		for b := a.AsSlice(); len(b) > 0; b = b[2:] {
+			sum += uint32(binary.BigEndian.Uint16(b))
+		}
 	}
 	for sum > math.MaxUint16 {
 		sum = sum&math.MaxUint16 + sum>>16

@@ -21,7 +21,7 @@ func (r *fluxRig) hash(flow uint32) uint64 {
 		Source: netip.AddrPortFrom(
 			netip.AddrFrom4([4]byte{byte(source >> 24), byte(source >> 16), byte(source >> 8), byte(source)}),
 			uint16(10000+flow&0xfff)),
-		Destination: netip.AddrPortFrom(v.Address, v.Port), Protocol: v.Protocol,
+		Destination: netip.AddrPortFrom(v.Endpoints[0].Address, v.Endpoints[0].Ports.First), Protocol: v.Protocol,
 	})
 }
 

@@ -26,7 +26,7 @@ type fluxRig struct {
 
 func newFluxRig(t *testing.T, tracking model.Tracking, protocol model.Protocol) *fluxRig {
 	t.Helper()
-	plane, err := Load(Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}, Seed{1, 2})
+	plane, err := Load(Limits{VIPs: 16, Endpoints: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}, Options{Seed: Seed{1, 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func newFluxRig(t *testing.T, tracking model.Tracking, protocol model.Protocol) 
 	plane.SetClock(r.now)
 	r.desired = model.State{
 		VIPs: []model.VIP{{
-			Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: protocol, Mode: model.ModeDSRL2,
+			Name: "web", Endpoints: listen(netip.MustParseAddr("192.0.2.1"), 80), Protocol: protocol, Mode: model.ModeDSRL2,
 			Pool: "a", Tracking: tracking, IdleTimeout: 10 * time.Second,
 		}},
 		Pools: []model.Pool{

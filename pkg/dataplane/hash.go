@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 	"net/netip"
 
@@ -44,6 +45,29 @@ func (s Seed) Hash(f Flow) uint64 {
 	h = mix(h, hashMultiplier1)
 	return mix(h, hashMultiplier2)
 }
+
+// AffineHash is the hash of a flow of a VIP with an affinity: its upper half, which
+// chooses the slot, is the hash of the client's prefix; its lower half the flow's.
+func (s Seed) AffineHash(f Flow, vip string, a model.Affinity) uint64 {
+	r := affinityRecord(vip, a)
+	hash := s.Hash(f)
+	if r == (lbAffinity{}) {
+		return hash
+	}
+	client := words(f.Source.Addr())
+	if f.Source.Addr().Is4() {
+		client[1] &= uint64(r.MaskIpv4)<<32 | mappedIPv4
+	} else {
+		client[0] &= r.MaskIpv6.Word[0]
+		client[1] &= r.MaskIpv6.Word[1]
+	}
+	h := mix(client[0]^s[1], hashMultiplier3) + client[1]
+	h = mix(h^s[0], hashMultiplier0) + uint64(r.Salt)
+	return mix(mix(h, hashMultiplier1), hashMultiplier2)&^math.MaxUint32 | hash&math.MaxUint32
+}
+
+// mappedIPv4 is what stands before an IPv4 address mapped into IPv6; see bpf/types.h.
+const mappedIPv4 = 0xffff0000
 
 func (s Seed) foldAddresses(source, destination netip.Addr) uint64 {
 	if source.Is4() {

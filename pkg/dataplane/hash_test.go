@@ -31,7 +31,7 @@ func oneBackendPerSlot(slots int) forwarding.State {
 	for _, f := range families() {
 		for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
 			state.VIPs = append(state.VIPs, model.VIP{
-				Name: f.name + protocol.String(), Address: f.vip, Protocol: protocol, Mode: model.ModeDSRL2, Pool: "pool",
+				Name: f.name + protocol.String(), Endpoints: listen(f.vip, 0), Protocol: protocol, Mode: model.ModeDSRL2, Pool: "pool",
 			})
 		}
 	}

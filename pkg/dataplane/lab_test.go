@@ -35,12 +35,25 @@ const loopback = 1
 func testSeed() Seed { return Seed{0x0123456789abcdef, 0xfedcba9876543210} }
 
 // smallLimits are enough for the packet table.
-func smallLimits() Limits { return Limits{VIPs: 128, Pools: 64, Backends: 1024, Slots: 1 << 16} }
+// testOptions are those of a daemon that is told nothing, but for the seed.
+func testOptions() Options { return Options{Seed: testSeed(), ICMPRate: 1000} }
+
+// withRoom completes limits with room for the endpoints of the VIPs.
+func withRoom(l Limits) Limits {
+	if l.Endpoints == 0 {
+		l.Endpoints = l.VIPs
+	}
+	return l
+}
+
+func smallLimits() Limits {
+	return Limits{VIPs: 128, Endpoints: 128, Pools: 64, Backends: 1024, Slots: 1 << 16}
+}
 
 // loaded is a Plane that lives as long as the test.
 func loaded(t testing.TB, limits Limits) *Plane {
 	t.Helper()
-	p, err := Load(limits, testSeed())
+	p, err := Load(withRoom(limits), testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}

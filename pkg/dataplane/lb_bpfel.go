@@ -25,6 +25,19 @@ type lbAddress struct {
 	Word [2]uint64
 }
 
+type lbAffinity struct {
+	_        structs.HostLayout
+	MaskIpv6 lbAddress
+	MaskIpv4 uint32
+	Salt     uint32
+}
+
+type lbAllowance struct {
+	_      structs.HostLayout
+	Last   uint64
+	Credit uint64
+}
+
 type lbBackend struct {
 	_                structs.HostLayout
 	Mac              [12]uint8
@@ -36,8 +49,9 @@ type lbBackend struct {
 	OuterChecksum    uint16
 	OuterSource      lbAddress
 	OuterDestination lbAddress
+	OuterAddresses   uint16
 	Able             uint8
-	Reserved         [7]uint8
+	Reserved         [5]uint8
 }
 
 type lbControl struct {
@@ -77,7 +91,9 @@ const (
 	lbFlowEventFLOW_EVICTED_EMBRYONIC  lbFlowEvent = 3
 	lbFlowEventFLOW_EVICTED_CONNECTION lbFlowEvent = 4
 	lbFlowEventFLOW_UNREMEMBERED       lbFlowEvent = 5
-	lbFlowEventFLOW_EVENTS             lbFlowEvent = 6
+	lbFlowEventFRAGMENT_REMEMBERED     lbFlowEvent = 6
+	lbFlowEventFRAGMENT_EVICTED        lbFlowEvent = 7
+	lbFlowEventFLOW_EVENTS             lbFlowEvent = 8
 )
 
 type lbFlowFlag uint32
@@ -86,6 +102,13 @@ const (
 	lbFlowFlagFLOW_ESSENTIAL lbFlowFlag = 1
 	lbFlowFlagFLOW_CONFIRMED lbFlowFlag = 2
 	lbFlowFlagFLOW_CLOSING   lbFlowFlag = 4
+)
+
+type lbFragmentFlag uint32
+
+const (
+	lbFragmentFlagFRAGMENT_MODE  lbFragmentFlag = 15
+	lbFragmentFlagFRAGMENT_EARLY lbFragmentFlag = 16
 )
 
 type lbLedgerPage struct {
@@ -99,6 +122,7 @@ const (
 	lbModeMODE_NONE     lbMode = 0
 	lbModeMODE_DSR_L2   lbMode = 1
 	lbModeMODE_DSR_IPIP lbMode = 2
+	lbModeMODE_DSR_GUE  lbMode = 3
 )
 
 type lbOwner uint32
@@ -114,7 +138,15 @@ type lbPool struct {
 	SlotBase    uint32
 	Slots       uint32
 	BackendBase uint32
-	Reserved    uint32
+	ServerIds   uint32
+}
+
+type lbPortRange struct {
+	_        structs.HostLayout
+	Vip      lbVipEntry
+	First    uint16
+	Last     uint16
+	Reserved uint32
 }
 
 type lbReason uint32
@@ -125,19 +157,29 @@ const (
 	lbReasonTX_FORWARDED           lbReason = 2
 	lbReasonTX_ECHO_REPLY          lbReason = 3
 	lbReasonTX_RESET               lbReason = 4
-	lbReasonREDIRECT_FORWARDED     lbReason = 5
-	lbReasonDROP_TRUNCATED         lbReason = 6
-	lbReasonDROP_MALFORMED         lbReason = 7
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 8
-	lbReasonDROP_FRAGMENT          lbReason = 9
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 10
-	lbReasonDROP_NO_BACKEND        lbReason = 11
-	lbReasonDROP_UNRESOLVED        lbReason = 12
-	lbReasonDROP_TOO_BIG           lbReason = 13
-	lbReasonDROP_NO_HEADROOM       lbReason = 14
-	lbReasonDROP_INTERNAL          lbReason = 15
-	lbReasonREASONS                lbReason = 16
+	lbReasonTX_TOO_BIG             lbReason = 5
+	lbReasonTX_TTL_EXCEEDED        lbReason = 6
+	lbReasonREDIRECT_FORWARDED     lbReason = 7
+	lbReasonDROP_TRUNCATED         lbReason = 8
+	lbReasonDROP_MALFORMED         lbReason = 9
+	lbReasonDROP_EXTENSION_HEADERS lbReason = 10
+	lbReasonDROP_FRAGMENT_EARLY    lbReason = 11
+	lbReasonDROP_ICMP_ERROR        lbReason = 12
+	lbReasonDROP_TTL_EXCEEDED      lbReason = 13
+	lbReasonDROP_NO_BACKEND        lbReason = 14
+	lbReasonDROP_UNRESOLVED        lbReason = 15
+	lbReasonDROP_TOO_BIG           lbReason = 16
+	lbReasonDROP_NO_HEADROOM       lbReason = 17
+	lbReasonDROP_INTERNAL          lbReason = 18
+	lbReasonREASONS                lbReason = 19
 )
+
+type lbServerId struct {
+	_      structs.HostLayout
+	Pool   uint16
+	Config uint8
+	Id     [15]uint8
+}
 
 type lbSlotLine struct {
 	_    structs.HostLayout
@@ -156,17 +198,24 @@ type lbVipEntry struct {
 	Vip       uint16
 	Pool      uint16
 	PriorPool uint16
+	Terms     uint16
+	Flags     uint16
 	Mode      uint8
-	Flags     uint8
-	Reserved  uint32
+	Reserved  uint8
 }
 
 type lbVipFlag uint32
 
 const (
-	lbVipFlagVIP_IN_FLUX lbVipFlag = 1
-	lbVipFlagVIP_TRACKS  lbVipFlag = 2
-	lbVipFlagVIP_OPENERS lbVipFlag = 4
+	lbVipFlagVIP_IN_FLUX          lbVipFlag = 1
+	lbVipFlagVIP_TRACKS           lbVipFlag = 2
+	lbVipFlagVIP_OPENERS          lbVipFlag = 4
+	lbVipFlagVIP_RANGES           lbVipFlag = 8
+	lbVipFlagVIP_AFFINE           lbVipFlag = 16
+	lbVipFlagVIP_CHANGES_AFFINITY lbVipFlag = 32
+	lbVipFlagVIP_CLAMPS_MSS       lbVipFlag = 64
+	lbVipFlagVIP_QUIC             lbVipFlag = 128
+	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
 )
 
 type lbVipTable struct {
@@ -174,40 +223,60 @@ type lbVipTable struct {
 	Multiplier [3]uint64
 	Base       uint32
 	Shift      uint32
-	AnyPort    uint32
+	Wide       uint32
 	Reserved   uint32
 }
 
+type lbVipTerms struct {
+	_             structs.HostLayout
+	Affinity      lbAffinity
+	PriorAffinity lbAffinity
+	Mss           uint16
+	Reserved      [7]uint16
+}
+
 type lbVocabulary struct {
-	_         structs.HostLayout
-	Reason    uint32
-	Owner     uint32
-	Mode      uint32
-	VipFlag   uint32
-	Ability   uint32
-	FlowFlag  uint32
-	FlowEvent uint32
+	_            structs.HostLayout
+	Reason       uint32
+	Owner        uint32
+	Mode         uint32
+	VipFlag      uint32
+	Ability      uint32
+	FlowFlag     uint32
+	FragmentFlag uint32
+	FlowEvent    uint32
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	lbMapAllowances      = "allowances"
 	lbMapBackendCounters = "backend_counters"
 	lbMapBackends        = "backends"
 	lbMapControl         = "control"
 	lbMapEgress          = "egress"
 	lbMapFlowEvents      = "flow_events"
 	lbMapFlows           = "flows"
+	lbMapFragments       = "fragments"
 	lbMapLedger          = "ledger"
 	lbMapPools           = "pools"
+	lbMapPortRanges      = "port_ranges"
 	lbMapReasons         = "reasons"
+	lbMapServerIds       = "server_ids"
 	lbMapSlots           = "slots"
+	lbMapTerms           = "terms"
 	lbMapVipCounters     = "vip_counters"
 	lbMapVips            = "vips"
 	lbProgSteelyard      = "steelyard"
 	lbVarFlowMask        = "flow_mask"
+	lbVarFragmentMask    = "fragment_mask"
+	lbVarGueChecksum     = "gue_checksum"
+	lbVarGuePort         = "gue_port"
 	lbVarHashSeed        = "hash_seed"
+	lbVarIcmpCost        = "icmp_cost"
+	lbVarSpreadIpv4      = "spread_ipv4"
+	lbVarSpreadIpv6      = "spread_ipv6"
 	lbVarVocabulary      = "vocabulary"
 )
 
@@ -260,16 +329,21 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
+	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
 	Egress          *ebpf.MapSpec `ebpf:"egress"`
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
+	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
+	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
+	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -278,9 +352,15 @@ type lbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
-	FlowMask   *ebpf.VariableSpec `ebpf:"flow_mask"`
-	HashSeed   *ebpf.VariableSpec `ebpf:"hash_seed"`
-	Vocabulary *ebpf.VariableSpec `ebpf:"vocabulary"`
+	FlowMask     *ebpf.VariableSpec `ebpf:"flow_mask"`
+	FragmentMask *ebpf.VariableSpec `ebpf:"fragment_mask"`
+	GueChecksum  *ebpf.VariableSpec `ebpf:"gue_checksum"`
+	GuePort      *ebpf.VariableSpec `ebpf:"gue_port"`
+	HashSeed     *ebpf.VariableSpec `ebpf:"hash_seed"`
+	IcmpCost     *ebpf.VariableSpec `ebpf:"icmp_cost"`
+	SpreadIpv4   *ebpf.VariableSpec `ebpf:"spread_ipv4"`
+	SpreadIpv6   *ebpf.VariableSpec `ebpf:"spread_ipv6"`
+	Vocabulary   *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
 
 // lbObjects contains all objects after they have been loaded into the kernel.
@@ -303,32 +383,42 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
+	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Control         *ebpf.Map `ebpf:"control"`
 	Egress          *ebpf.Map `ebpf:"egress"`
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
+	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
 	Pools           *ebpf.Map `ebpf:"pools"`
+	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
+	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	Terms           *ebpf.Map `ebpf:"terms"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 }
 
 func (m *lbMaps) Close() error {
 	return _LbClose(
+		m.Allowances,
 		m.BackendCounters,
 		m.Backends,
 		m.Control,
 		m.Egress,
 		m.FlowEvents,
 		m.Flows,
+		m.Fragments,
 		m.Ledger,
 		m.Pools,
+		m.PortRanges,
 		m.Reasons,
+		m.ServerIds,
 		m.Slots,
+		m.Terms,
 		m.VipCounters,
 		m.Vips,
 	)
@@ -338,9 +428,15 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
-	FlowMask   *ebpf.Variable `ebpf:"flow_mask"`
-	HashSeed   *ebpf.Variable `ebpf:"hash_seed"`
-	Vocabulary *ebpf.Variable `ebpf:"vocabulary"`
+	FlowMask     *ebpf.Variable `ebpf:"flow_mask"`
+	FragmentMask *ebpf.Variable `ebpf:"fragment_mask"`
+	GueChecksum  *ebpf.Variable `ebpf:"gue_checksum"`
+	GuePort      *ebpf.Variable `ebpf:"gue_port"`
+	HashSeed     *ebpf.Variable `ebpf:"hash_seed"`
+	IcmpCost     *ebpf.Variable `ebpf:"icmp_cost"`
+	SpreadIpv4   *ebpf.Variable `ebpf:"spread_ipv4"`
+	SpreadIpv6   *ebpf.Variable `ebpf:"spread_ipv6"`
+	Vocabulary   *ebpf.Variable `ebpf:"vocabulary"`
 }
 
 // lbPrograms contains all programs after they have been loaded into the kernel.

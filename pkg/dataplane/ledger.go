@@ -40,6 +40,10 @@ type ledgerVIP struct {
 	ID    uint32  `json:"id"`
 	Place uint32  `json:"place"`
 	Prior *uint32 `json:"prior,omitempty"`
+	// Affinity is what packets of the VIP meet, PriorAffinity what they met when
+	// it was last settled.
+	Affinity      model.Affinity `json:"affinity"`
+	PriorAffinity model.Affinity `json:"prior_affinity"`
 }
 
 // The first page of the map says which of its two halves counts, and how long
@@ -162,7 +166,7 @@ func (at *place) entry(owners map[model.BackendID]uint32, ghost bool) ledgerPlac
 }
 
 func (v *vip) ledgerEntry() ledgerVIP {
-	e := ledgerVIP{Name: v.Name, ID: v.id, Place: v.place.id}
+	e := ledgerVIP{Name: v.Name, ID: v.id, Place: v.place.id, Affinity: v.Affinity, PriorAffinity: v.priorAffinity}
 	if v.prior != nil {
 		e.Prior = &v.prior.id
 	}
@@ -190,7 +194,7 @@ func (p *Plane) adopt(l *ledger) error {
 	}
 	for _, e := range l.VIPs {
 		v := &vip{id: e.ID, place: places[e.Place], since: p.now, moved: p.now}
-		v.Name = e.Name
+		v.Name, v.Affinity, v.priorAffinity = e.Name, e.Affinity, e.PriorAffinity
 		if e.Prior != nil {
 			v.prior = places[*e.Prior]
 		}

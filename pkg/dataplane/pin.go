@@ -16,7 +16,7 @@ import (
 
 // layout is the version of what is pinned: the maps' layouts and what their
 // numbers mean. A program and maps of different layouts do not work together.
-const layout = 1
+const layout = 2
 
 var version = regexp.MustCompile(`^v[0-9]+$`)
 

@@ -23,7 +23,7 @@ func bpffs(t *testing.T) string {
 	return dir
 }
 
-var pinLimits = Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}
+var pinLimits = Limits{VIPs: 16, Endpoints: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}
 
 // reopen gives the rig another Plane over what the last one left pinned, as a
 // daemon does that starts after another was killed.
@@ -37,7 +37,7 @@ func (r *fluxRig) reopenWith(path string, limits Limits) {
 	if err := r.plane.Close(); err != nil {
 		r.Fatal(err)
 	}
-	plane, err := Open(path, limits, Seed{1, 2})
+	plane, err := Open(path, limits, Options{Seed: Seed{1, 2}})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestRestartWithoutPinsForgets(t *testing.T) {
 
 func TestForeignPinsAreRefused(t *testing.T) {
 	open := func(path string, limits Limits, seed Seed) string {
-		p, err := Open(path, limits, seed)
+		p, err := Open(path, limits, Options{Seed: seed})
 		if err == nil {
 			p.Close()
 			t.Fatal("accepted")
@@ -135,7 +135,7 @@ func TestForeignPinsAreRefused(t *testing.T) {
 	if err := Unpin(path); err != nil {
 		t.Fatal(err)
 	}
-	p, err := Open(path, smaller, Seed{3, 4})
+	p, err := Open(path, smaller, Options{Seed: Seed{3, 4}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,8 +158,8 @@ func TestUnfinishedPinsAreCleared(t *testing.T) {
 
 // Other limits: everything is carried over, flows that come in between as well.
 func TestOtherLimitsKeepFlows(t *testing.T) {
-	larger := Limits{VIPs: 64, Pools: 32, Backends: 1024, Slots: 1 << 18, Flows: 1 << 18}
-	smaller := Limits{VIPs: 8, Pools: 12, Backends: 128, Slots: 1 << 15, Flows: 1 << 15}
+	larger := Limits{VIPs: 64, Endpoints: 64, Pools: 32, Backends: 1024, Slots: 1 << 18, Flows: 1 << 18}
+	smaller := Limits{VIPs: 8, Endpoints: 8, Pools: 12, Backends: 128, Slots: 1 << 15, Flows: 1 << 15}
 	for name, limits := range map[string]Limits{"larger": larger, "smaller": smaller} {
 		t.Run(name, func(t *testing.T) {
 			r, path := pinnedRig(t)

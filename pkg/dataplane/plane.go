@@ -3,8 +3,11 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
+	"net/netip"
 	"os"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
@@ -18,12 +21,36 @@ type Limits struct {
 	// VIPs, Pools and Backends (of all pools together), 1 to 10000, 65535
 	// and 1<<20 - 2; a pool takes room for a power of two of backends.
 	VIPs, Pools, Backends uint32
+	// Endpoints of all VIPs together, 1 to 10000; a range of ports is one.
+	Endpoints uint32
 	// Slots of all pools together, up to 1<<28, 4 bytes each.
 	Slots uint32
 	// Flows that the flow table has room for, rounded up to a power of two, 16
 	// bytes each.
 	Flows uint32
+	// Fragments are how many fragmented packets are remembered at once, rounded
+	// up to a power of two, 16 bytes each.
+	Fragments uint32
 }
+
+// Options are constants of the packet path.
+type Options struct {
+	Seed Seed
+	// SourceIPv4 and SourceIPv6 are prefixes of at least 16 bits less than an
+	// address whose host bits tell flows apart in the outer source address. Its other
+	// bits are those of [forwarding.Path]. The zero Prefix spreads nothing.
+	SourceIPv4, SourceIPv6 netip.Prefix
+	// GUEPort is the UDP port that backends decapsulate, in host byte order; 0 is
+	// [DefaultGUEPort].
+	GUEPort uint16
+	// GUEChecksum gives outer UDP headers a checksum.
+	GUEChecksum bool
+	// ICMPRate is how many ICMP errors each CPU answers in a second; 0: none.
+	ICMPRate uint32
+}
+
+// DefaultGUEPort is the port of GUE at IANA.
+const DefaultGUEPort = 6080
 
 // slotsPerLine is how many slots an element of the map holds; see bpf/maps.h.
 const slotsPerLine = 16
@@ -54,10 +81,16 @@ type Plane struct {
 	flows    memory[lbFlowBucket]
 	ledger   memory[lbLedgerPage]
 
+	ranges    memory[lbPortRange]
+	terms     memory[lbVipTerms]
+	fragments memory[lbFlowBucket]
+
 	numbers numbers
 	applied applied
-	// entries are the keys of the VIP table that packets use.
-	entries []lbVipEntry
+	// directory is the VIPs that packets find.
+	directory *directory
+	// serverIDs are what QUIC connection IDs may call backends, as the map has it.
+	serverIDs map[lbServerId]uint32
 	// vipByID and placeByBackend find what the numbers in a flow stand for.
 	vipByID        map[uint32]*vip
 	placeByBackend []*place
@@ -86,26 +119,26 @@ type Plane struct {
 // is gone when the Plane is closed, which the caller does. It needs CAP_BPF,
 // CAP_NET_ADMIN and CAP_PERFMON, and a kernel with XDP multi-buffer support (Linux
 // 5.18).
-func Load(limits Limits, seed Seed) (*Plane, error) { return load(nil, limits, seed) }
+func Load(limits Limits, options Options) (*Plane, error) { return load(nil, limits, options) }
 
 // Open does the same with everything pinned under a path in a bpffs, so that it
 // outlives the Plane. What a former one left there it adopts: packets go on to
 // meet what they met, until the next Apply, and flows stay known. Where the limits
 // are others, what the maps hold is carried over into new ones. It refuses what a
 // version of another layout or another seed left, or what the limits do not hold.
-func Open(path string, limits Limits, seed Seed) (*Plane, error) {
+func Open(path string, limits Limits, options Options) (*Plane, error) {
 	pin, err := openPinning(path)
 	if err != nil {
 		return nil, explain(err)
 	}
-	p, err := load(pin, limits, seed)
+	p, err := load(pin, limits, options)
 	if err != nil {
 		return nil, errors.Join(err, pin.close())
 	}
 	return p, nil
 }
 
-func load(pin *pinning, limits Limits, seed Seed) (*Plane, error) {
+func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", explain(err))
 	}
@@ -117,18 +150,21 @@ func load(pin *pinning, limits Limits, seed Seed) (*Plane, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := specialize(spec, limits, seed); err != nil {
+	if err := specialize(spec, limits, options); err != nil {
 		return nil, err
 	}
 	p := &Plane{
 		reasons: reasons,
 		limits:  limits,
-		seed:    seed,
+		seed:    options.Seed,
 		pin:     pin,
 		random:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		numbers: newNumbers(limits),
 		applied: newApplied(),
 		vipByID: map[uint32]*vip{},
+
+		directory: &directory{},
+		serverIDs: map[lbServerId]uint32{},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
@@ -198,6 +234,9 @@ func (p *Plane) adoptPinned() error {
 	if err != nil {
 		return err
 	}
+	if err := p.adoptServerIDs(p.maps.ServerIds); err != nil {
+		return err
+	}
 	return p.adopt(l)
 }
 
@@ -210,36 +249,75 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapControl: m.Control,
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
+		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 	}
 }
 
 // specialize sizes the maps and sets the program's constants.
-func specialize(spec *ebpf.CollectionSpec, limits Limits, seed Seed) error {
+func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error {
 	size(spec, limits)
-	if err := spec.Variables[lbVarHashSeed].Set(seed); err != nil {
-		return fmt.Errorf("hash seed: %w", err)
+	port := options.GUEPort
+	if port == 0 {
+		port = DefaultGUEPort
 	}
-	if err := spec.Variables[lbVarFlowMask].Set(flowBuckets(limits) - 1); err != nil {
-		return fmt.Errorf("flow mask: %w", err)
+	cost := uint64(0)
+	if options.ICMPRate > 0 {
+		cost = uint64(time.Second) / uint64(options.ICMPRate)
+	}
+	for name, value := range map[string]any{
+		lbVarHashSeed:     options.Seed,
+		lbVarFlowMask:     flowBuckets(limits) - 1,
+		lbVarFragmentMask: fragmentBuckets(limits) - 1,
+		lbVarSpreadIpv4:   spreadMask(options.SourceIPv4),
+		lbVarSpreadIpv6:   spreadMask(options.SourceIPv6),
+		lbVarGuePort:      bits.ReverseBytes16(port),
+		lbVarGueChecksum:  options.GUEChecksum,
+		lbVarIcmpCost:     cost,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("constant %s: %w", name, err)
+		}
 	}
 	return nil
+}
+
+// spreadMask has the host bits of a prefix, as the last two bytes of an address
+// lie on the wire.
+func spreadMask(prefix netip.Prefix) uint16 {
+	if !prefix.IsValid() {
+		return 0
+	}
+	host := prefix.Addr().BitLen() - prefix.Bits()
+	return bits.ReverseBytes16(uint16(1<<min(host, 16) - 1))
 }
 
 func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapLedger].MaxEntries = ledgerPages(limits)
 	spec.Maps[lbMapFlows].MaxEntries = flowBuckets(limits)
+	spec.Maps[lbMapFragments].MaxEntries = fragmentBuckets(limits)
 	spec.Maps[lbMapVips].MaxEntries = 2 * vipBuckets(limits)
+	spec.Maps[lbMapPortRanges].MaxEntries = 2 * portRanges(limits)
+	spec.Maps[lbMapTerms].MaxEntries = 2 * limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools
 	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
+	spec.Maps[lbMapServerIds].MaxEntries = serverIDsPerBackend * limits.Backends
 	spec.Maps[lbMapBackends].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
 	spec.Maps[lbMapBackendCounters].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
 }
 
-// vipBuckets is the most buckets of one VIP table, a power of two. Each VIP has
+// vipBuckets is the most buckets of one VIP table, a power of two. Each endpoint has
 // a key of its own and perhaps one for its address.
 func vipBuckets(limits Limits) uint32 {
-	return ceilPowerOfTwo(2 * limits.VIPs * bucketsPerEntry)
+	return ceilPowerOfTwo(2 * limits.Endpoints * bucketsPerEntry)
+}
+
+// portRanges is the most ranges of one VIP table: those of VIPs, and what is
+// between them for one that takes any port.
+func portRanges(limits Limits) uint32 { return 2 * limits.Endpoints }
+
+func fragmentBuckets(limits Limits) uint32 {
+	return ceilPowerOfTwo((limits.Fragments + flowsPerBucket - 1) / flowsPerBucket)
 }
 
 func flowBuckets(limits Limits) uint32 {
@@ -268,6 +346,15 @@ func (p *Plane) mapMemories() error {
 	if p.flows, err = mapMemory[lbFlowBucket](p.maps.Flows); err != nil {
 		return err
 	}
+	if p.ranges, err = mapMemory[lbPortRange](p.maps.PortRanges); err != nil {
+		return err
+	}
+	if p.terms, err = mapMemory[lbVipTerms](p.maps.Terms); err != nil {
+		return err
+	}
+	if p.fragments, err = mapMemory[lbFlowBucket](p.maps.Fragments); err != nil {
+		return err
+	}
 	p.ledger, err = mapMemory[lbLedgerPage](p.maps.Ledger)
 	return err
 }
@@ -290,6 +377,7 @@ func (p *Plane) Close() error {
 	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
+		p.ranges.close(), p.terms.close(), p.fragments.close(),
 		p.maps.Close())
 	if p.program != nil {
 		errs = append(errs, p.program.Close())

@@ -125,8 +125,9 @@ func (p *Plane) reclaim(s *sweep) (bool, error) {
 			}
 		}
 	}
+	p.dropFragments(free)
 	p.forget(free)
-	return true, nil
+	return true, p.dropServerIDs()
 }
 
 func (p *Plane) clearBackend(index uint32) error {

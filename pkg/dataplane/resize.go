@@ -11,7 +11,8 @@ import (
 
 // Other limits mean other maps. They are filled beside those that packets use: all
 // that the ledger names, at the numbers that it has, and the flows. Then the program
-// is replaced, and flows that came in between are carried over as well.
+// is replaced, and flows that came in between are carried over as well. Fragments
+// whose packet is on its way at that moment are lost.
 
 // carryOver fills the maps from the former ones, and pins them as the next.
 func (p *Plane) carryOver() error {
@@ -25,6 +26,9 @@ func (p *Plane) carryOver() error {
 		return err
 	}
 	if err := p.copyRecords(); err != nil {
+		return err
+	}
+	if err := p.adoptServerIDs(p.former[lbMapServerIds]); err != nil {
 		return err
 	}
 	if err := p.adopt(l); err != nil {

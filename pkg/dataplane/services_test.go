@@ -204,13 +204,18 @@ func stateOf(services []service) forwarding.State {
 		}
 		for _, protocol := range s.protocols() {
 			state.VIPs = append(state.VIPs, model.VIP{
-				Name: s.vip(protocol), Address: address, Protocol: protocol, Port: s.port, Mode: s.mode, Pool: s.pool(),
+				Name: s.vip(protocol), Endpoints: listen(address, s.port), Protocol: protocol, Mode: s.mode, Pool: s.pool(),
 			})
 		}
 	}
 	slices.SortFunc(state.VIPs, func(a, b model.VIP) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(state.Pools, func(a, b forwarding.Pool) int { return strings.Compare(a.Name, b.Name) })
 	return state
+}
+
+// listen is an endpoint of one port, or of any for 0.
+func listen(address netip.Addr, port uint16) []model.Endpoint {
+	return []model.Endpoint{{Address: address, Ports: model.Port(port)}}
 }
 
 func (l *lab) at(f family, port uint16) service     { return l.find(f, port, false) }

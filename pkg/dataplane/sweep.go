@@ -32,7 +32,8 @@ type sweep struct {
 	// Live flows by index of backend and of VIP.
 	backends, vips map[uint32]uint32
 	live           uint32
-	// strays are VIPs with live flows on a pool that is not theirs any more.
+	// strays are VIPs with live flows on a pool that is not theirs any more, or
+	// where another affinity led them.
 	strays map[uint32]bool
 	// held are slots, by place, with live flows on a backend that does not own them.
 	held map[*place]map[uint32]bool
@@ -140,6 +141,9 @@ func (p *Plane) visit(s *sweep, e *lbFlow) {
 	slot := Slot(f.hash, at.slots)
 	if at.table.Words()[slot].Owner() == f.Backend-at.base() {
 		return
+	}
+	if vip.changesAffinity() {
+		s.strays[f.vip] = true
 	}
 	if s.held[at] == nil {
 		s.held[at] = map[uint32]bool{}

@@ -35,7 +35,7 @@ func newTransition(b *testing.B, backends int) *transition {
 	}
 	w.desired = model.State{
 		VIPs: []model.VIP{{
-			Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Port: 80, Protocol: model.TCP, Mode: model.ModeDSRL2,
+			Name: "web", Endpoints: listen(netip.MustParseAddr("192.0.2.1"), 80), Protocol: model.TCP, Mode: model.ModeDSRL2,
 			Pool: "a", Tracking: model.TrackingFlux, IdleTimeout: 10 * time.Second,
 		}},
 		Pools: []model.Pool{pool},

@@ -16,7 +16,7 @@ import (
 func manyVIPs(n int, random *rand.Rand) []model.VIP {
 	vips := make([]model.VIP, n)
 	for i := range vips {
-		v := model.VIP{Name: fmt.Sprintf("vip%05d", i), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "pool", Port: uint16(1 + i)}
+		v := model.VIP{Name: fmt.Sprintf("vip%05d", i), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "pool"}
 		if i%2 == 1 {
 			v.Protocol = model.UDP
 		}
@@ -27,11 +27,11 @@ func manyVIPs(n int, random *rand.Rand) []model.VIP {
 		case 2, 3, 4:
 			number = uint64(i)
 		}
+		address := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(number)&0xffffff|10<<24)))
 		if i%3 == 0 {
-			v.Address = netip.AddrFrom16([16]byte(binary.BigEndian.AppendUint64([]byte{0x20, 1, 0xd, 0xb8, 0, 0, 0, 0}, number)))
-		} else {
-			v.Address = netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(number)&0xffffff|10<<24)))
+			address = netip.AddrFrom16([16]byte(binary.BigEndian.AppendUint64([]byte{0x20, 1, 0xd, 0xb8, 0, 0, 0, 0}, number)))
 		}
+		v.Endpoints = listen(address, uint16(1+i))
 		vips[i] = v
 	}
 	return vips
@@ -46,8 +46,13 @@ func stateOfVIPs(vips []model.VIP) forwarding.State {
 	}
 }
 
-// toVIP is a packet that starts a flow to an endpoint.
-func toVIP(address netip.Addr, protocol model.Protocol, port uint16) []byte {
+// toVIP is a packet that starts a flow to the first endpoint of a VIP.
+func toVIP(v model.VIP) []byte {
+	e := v.Endpoints[0]
+	return toEndpoint(e.Address, v.Protocol, e.Ports.First)
+}
+
+func toEndpoint(address netip.Addr, protocol model.Protocol, port uint16) []byte {
 	client := ipv4().client
 	if address.Is6() {
 		client = ipv6().client
@@ -65,15 +70,15 @@ func TestEveryVIPIsFound(t *testing.T) {
 			applyTo(t, p, stateOfVIPs(vips))
 			ours := map[string]bool{}
 			for _, v := range vips {
-				ours[v.Endpoint()] = true
+				ours[v.Service()] = true
 			}
 			for _, v := range vips {
-				expectVerdict(t, p, toVIP(v.Address, v.Protocol, v.Port), xdpTX)
+				expectVerdict(t, p, toVIP(v), xdpTX)
 			}
-			for _, v := range append(vips, model.VIP{Address: ipv4().vip, Port: 80, Protocol: model.TCP}) {
+			for _, v := range append(vips, model.VIP{Endpoints: listen(ipv4().vip, 80), Protocol: model.TCP}) {
 				for _, other := range neighbours(v) {
-					if !ours[other.Endpoint()] {
-						expectVerdict(t, p, toVIP(other.Address, other.Protocol, other.Port), xdpPass)
+					if !ours[other.Service()] {
+						expectVerdict(t, p, toVIP(other), xdpPass)
 					}
 				}
 			}
@@ -83,7 +88,7 @@ func TestEveryVIPIsFound(t *testing.T) {
 			}
 			for _, v := range vips {
 				if c := counters.VIPs[v.Name]; c.Packets != 1 {
-					t.Errorf("%s %s counts %d packets, want 1", v.Name, v.Endpoint(), c.Packets)
+					t.Errorf("%s %s counts %d packets, want 1", v.Name, v.Service(), c.Packets)
 				}
 			}
 		})
@@ -92,12 +97,13 @@ func TestEveryVIPIsFound(t *testing.T) {
 
 // neighbours differ from a VIP in one thing each.
 func neighbours(v model.VIP) []model.VIP {
+	e := v.Endpoints[0]
 	protocol, port, next, previous, wide := v, v, v, v, v
 	protocol.Protocol = model.TCP + model.UDP - v.Protocol
-	port.Port ^= 0x8000
-	next.Address = v.Address.Next()
-	previous.Address = v.Address.Prev()
-	wide.Port = 0
+	port.Endpoints = listen(e.Address, e.Ports.First^0x8000)
+	next.Endpoints = listen(e.Address.Next(), e.Ports.First)
+	previous.Endpoints = listen(e.Address.Prev(), e.Ports.First)
+	wide.Endpoints = listen(e.Address, 0)
 	return []model.VIP{protocol, port, next, previous, wide}
 }
 
@@ -117,7 +123,7 @@ func entriesOf(vips []model.VIP) []lbVipEntry {
 	for i, v := range vips {
 		numbered[fmt.Sprint(i)] = &vip{VIP: v, id: uint32(i + 1), place: &place{id: 3}}
 	}
-	return vipEntries(numbered)
+	return buildDirectory(numbered).entries
 }
 
 // find looks an entry up as the program does.
@@ -130,7 +136,7 @@ func TestBuildVIPTable(t *testing.T) {
 	random := rand.New(rand.NewPCG(9, 10))
 	for _, n := range []int{0, 1, 2, 3, 10, 100, 1000, 5000, 10000} {
 		entries := entriesOf(manyVIPs(n, random))
-		limit := vipBuckets(Limits{VIPs: uint32(max(1, n))})
+		limit := vipBuckets(Limits{Endpoints: uint32(max(1, n))})
 		table, err := buildVIPTable(entries, limit, random)
 		if err != nil {
 			t.Errorf("%d VIPs: %v", n, err)
@@ -176,8 +182,8 @@ func TestBuildVIPTableTooSmall(t *testing.T) {
 
 func TestVIPEntries(t *testing.T) {
 	vips := []model.VIP{
-		{Name: "a", Address: ipv4().vip, Protocol: model.TCP, Port: 0x1234, Mode: model.ModeDSRIPIP},
-		{Name: "b", Address: ipv4().vip, Protocol: model.UDP, Mode: model.ModeDSRL2},
+		{Name: "a", Endpoints: listen(ipv4().vip, 0x1234), Protocol: model.TCP, Mode: model.ModeDSRIPIP},
+		{Name: "b", Endpoints: listen(ipv4().vip, 0), Protocol: model.UDP, Mode: model.ModeDSRL2},
 	}
 	entries := entriesOf(vips)
 	if len(entries) != 3 {
@@ -196,8 +202,8 @@ func TestVIPEntries(t *testing.T) {
 	random := rand.New(rand.NewPCG(13, 14))
 	for n, any := range map[int]bool{1: false, 2: true} {
 		table, err := buildVIPTable(entriesOf(vips[:n]), 64, random)
-		if err != nil || table.anyPort != any {
-			t.Errorf("first %d: any port %v, want %v; %v", n, table.anyPort, any, err)
+		if err != nil || table.wide != any {
+			t.Errorf("first %d: any port %v, want %v; %v", n, table.wide, any, err)
 		}
 	}
 }

@@ -60,6 +60,8 @@ type Backend struct {
 	ID model.BackendID
 	// Takes new flows; keeps the flows that it has.
 	Takes, Keeps bool
+	// ServerIDs name it in QUIC connection IDs.
+	ServerIDs []model.ServerID
 }
 
 // Member is a backend that takes new flows.
@@ -197,7 +199,7 @@ func (b *builder) backends(members []Member) []Backend {
 	out := make([]Backend, len(b.Backends))
 	for i := range b.Backends {
 		m := &b.Backends[i]
-		out[i] = Backend{ID: m.BackendID, Takes: takes[m.BackendID], Keeps: m.State != model.Disabled}
+		out[i] = Backend{ID: m.BackendID, Takes: takes[m.BackendID], Keeps: m.State != model.Disabled, ServerIDs: m.ServerIDs}
 		health, since := b.health(b.Pool, m.BackendID)
 		if health == model.HealthDown && !out[i].Takes && out[i].Keeps {
 			end := since.Add(b.DownGrace)
