@@ -65,9 +65,3 @@ side_step u64 affine_hash(struct xdp_md *ctx, u32 at, u32 ipv6, u32 terms_and_wh
 	}
 	return (source_hash(&client, affinity.salt) >> 32 << 32) | (u32)hash;
 }
-
-step u64 hash_by(struct xdp_md *ctx, const struct packet *pkt, const struct vip_entry *vip,
-		 enum which_affinity which, u64 hash)
-{
-	return affine_hash(ctx, client_offset(pkt), pkt->ipv6, (u32)which << 16 | vip->terms, hash);
-}

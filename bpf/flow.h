@@ -170,6 +170,8 @@ step struct victim find_victim(struct flow_bucket *bucket, const struct control 
 	struct victim victim = {};
 	u64 lowest = ~0ULL;
 
+	/* Unrolled, it takes more of the stack than the deepest path has left. */
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < 4; i++) {
 		volatile struct flow *f = &bucket->flow[i];
 		u64 key = f->key, order = order_flow(key, f->state, c->now, c->idle);

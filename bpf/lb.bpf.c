@@ -4,6 +4,7 @@
  * Each step is a header of its own. Every step decides; steelyard() acts once.
  */
 #include "answer.h"
+#include "choose.h"
 #include "count.h"
 #include "fragment.h"
 #include "icmp.h"
@@ -12,18 +13,8 @@
 #include "quoted.h"
 #include "reset.h"
 #include "rewrite.h"
-#include "slot.h"
 #include "types.h"
 #include "vip.h"
-
-/* The largest segment that a SYN to the VIP may announce. */
-step u16 mss_of(const struct vip_entry *vip)
-{
-	u32 index = vip->terms;
-	struct vip_terms *t = bpf_map_lookup_elem(&terms, &index);
-
-	return t ? t->mss : 0;
-}
 
 /* Finds the backend of a packet for a VIP. Returns TX_FORWARDED, or why there is none. */
 step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
@@ -37,40 +28,9 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 	route->vip = vip->vip;
 	route->mode = vip->mode;
 	route->backend = choose_backend(ctx, pool, vip, pkt);
-	if (vip->flags & VIP_CLAMPS_MSS && pkt->opener)
-		route->mss = mss_of(vip);
 	if (pkt->fragment)
 		keep_together(pkt, route, vip->flags & VIP_HASHES_FRAGMENTS);
 	return TX_FORWARDED;
-}
-
-/* The same for a later fragment, which does not tell its VIP. */
-step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct route *route)
-{
-	struct vip_entry *vip;
-
-	if (follow_fragments(pkt, route))
-		return TX_FORWARDED;
-	if (!for_vip_address(pkt))
-		return PASS_NOT_VIP;
-	vip = find_fragment_vip(pkt);
-	return vip ? route_to(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;
-}
-
-/* Finds the way of a packet. Returns TX_FORWARDED, or what becomes of it instead. */
-step enum reason find_route(struct xdp_md *ctx, struct packet *pkt, enum parsed parsed,
-			    struct route *route)
-{
-	struct vip_entry *vip;
-
-	if (parsed == PARSED_LATER_FRAGMENT)
-		return route_fragment(ctx, pkt, route);
-	if (parsed != PARSED_FLOW && !for_vip_address(pkt))
-		return PASS_NOT_VIP;
-	if (parsed == PARSED_ICMP_ERROR && !follow_quoted(ctx, pkt))
-		return DROP_ICMP_ERROR;
-	vip = find_vip(pkt);
-	return vip ? route_to(ctx, pkt, vip, route) : PASS_NOT_VIP;
 }
 
 /* Sends the rewritten packet out of the backend's interface. */
@@ -144,16 +104,79 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 	}
 }
 
+/* Finds the way of a fragment that does not tell its VIP. */
+step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct route *route)
+{
+	struct vip_entry *vip;
+
+	if (follow_fragments(pkt, route))
+		return TX_FORWARDED;
+	if (!for_vip_address(pkt))
+		return PASS_NOT_VIP;
+	vip = find_fragment_vip(pkt);
+	return vip ? route_to(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;
+}
+
+/* Finds the way of a part of a flow. */
+step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed parsed,
+			    struct route *route)
+{
+	struct vip_entry *vip;
+
+	if (parsed == PARSED_LATER_FRAGMENT)
+		return route_fragment(ctx, pkt, route);
+	if (parsed == PARSED_ICMP_ERROR) {
+		if (!for_vip_address(pkt))
+			return PASS_NOT_VIP;
+		if (!follow_quoted(ctx, pkt))
+			return DROP_ICMP_ERROR;
+	} else if (parsed != PARSED_FLOW) {
+		return refuse(ctx, pkt, parsed);
+	}
+	vip = find_vip(pkt);
+	return vip ? route_to(ctx, pkt, vip, route) : PASS_NOT_VIP;
+}
+
+/* Fragments and ICMP errors: the whole path again. */
+SEC("xdp.frags")
+int steelyard_part(struct xdp_md *ctx)
+{
+	struct packet pkt = {};
+	struct route route = {};
+	enum reason reason = route_part(ctx, &pkt, parse(ctx, &pkt, true), &route);
+
+	return leave(reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason);
+}
+
+/*
+ * The program that is called for parts of flows. It is not a function of the main
+ * one, for the sake of that one's registers and stack.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__array(values, int(void *));
+} parts SEC(".maps") = { .values = { (void *)&steelyard_part } };
+
 step enum reason decide(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	struct route route = {};
-	enum parsed parsed = parse(ctx, &pkt);
+	enum parsed parsed = parse(ctx, &pkt, false);
+	struct vip_entry *vip;
 	enum reason reason;
 
-	if (parsed > PARSED_ICMP_ERROR)
+	if (parsed == PARSED_PART) {
+		bpf_tail_call(ctx, &parts, 0);
+		return DROP_INTERNAL;
+	}
+	if (parsed != PARSED_FLOW)
 		return refuse(ctx, &pkt, parsed);
-	reason = find_route(ctx, &pkt, parsed, &route);
+	vip = find_vip(&pkt);
+	if (!vip)
+		return PASS_NOT_VIP;
+	reason = route_to(ctx, &pkt, vip, &route);
 	return reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason;
 }
 

@@ -18,12 +18,12 @@ struct vip_entry {
 	struct address address;
 	u32 endpoint; /* see endpoint(); 0 marks an empty entry */
 	u16 vip;      /* index of its counters */
-	u16 pool;
+	u8 mode;      /* enum mode */
+	u8 reserved;
+	u16 pool;       /* from here on also a word, see vip_word() */
 	u16 prior_pool; /* the pool that it had when it was last settled */
 	u16 terms;      /* index of its vip_terms, of use with the flags that say so */
 	u16 flags;      /* enum vip_flag */
-	u8 mode;        /* enum mode */
-	u8 reserved;
 };
 
 enum vip_flag {
@@ -37,6 +37,9 @@ enum vip_flag {
 	VIP_QUIC = 128,
 	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
 };
+
+/* What of a VIP is more than a slot can answer. */
+#define VIP_SPECIAL (VIP_AFFINE | VIP_CHANGES_AFFINITY | VIP_CLAMPS_MSS | VIP_QUIC)
 
 /*
  * Which flows go to the same backend: those whose source addresses, masked, and

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "answer.h"
+#include "maps.h"
 #include "parse.h"
 
 #define TCP_OPTIONS 40 /* bytes at most */
@@ -10,6 +11,7 @@
 #define TCPOPT_NOP 1
 #define TCPOPT_MSS 2
 #define TCPOLEN_MSS 4
+#define TCP_ANY_MSS 0xffff
 
 #define MSS_FOUND 0x10000
 
@@ -50,6 +52,14 @@ step u32 find_mss(struct xdp_md *ctx, u32 l4)
 			return at & L4_MASK;
 	}
 	return 0;
+}
+
+/* The largest segment that a SYN to a VIP of these terms may announce, bytes. */
+step u16 mss_of(u32 index)
+{
+	struct vip_terms *t = bpf_map_lookup_elem(&terms, &index);
+
+	return t ? t->mss : TCP_ANY_MSS;
 }
 
 /* Makes a SYN announce at most that many bytes. Returns 0. */

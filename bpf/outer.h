@@ -46,7 +46,7 @@ step u32 outer_length(const struct backend *backend, u8 mode)
 /* What is added to the outer source for a flow, apart from the bits of its source port. */
 step __be16 spread(const struct packet *pkt, __be16 mask)
 {
-	return mask ? (u16)(pkt->hash >> 14) & mask : 0;
+	return (u16)(pkt->hash >> 14) & mask;
 }
 
 step u8 inner_protocol(const struct packet *pkt)
@@ -61,7 +61,8 @@ step u8 inner_protocol(const struct packet *pkt)
 step void write_outer_ipv4(struct iphdr *ip, const struct packet *pkt,
 			   const struct backend *backend, u8 protocol, u32 payload)
 {
-	__be16 length = bpf_htons(sizeof(*ip) + payload), flow = spread(pkt, spread_ipv4);
+	__be16 length = bpf_htons(sizeof(*ip) + payload);
+	u32 sum = backend->outer_checksum + length + bpf_htons(pkt->tos) + bpf_htons(protocol);
 
 	ip->version = 4;
 	ip->ihl = sizeof(*ip) / 4;
@@ -71,10 +72,13 @@ step void write_outer_ipv4(struct iphdr *ip, const struct packet *pkt,
 	ip->frag_off = IPV4_DONT_FRAGMENT;
 	ip->ttl = OUTER_TTL;
 	ip->protocol = protocol;
-	ip->check = ~fold_checksum(backend->outer_checksum + length + bpf_htons(pkt->tos) +
-				   bpf_htons(protocol) + flow);
-	ip->saddr = unmap_ipv4(&backend->outer_source) | (u32)flow << 16;
+	ip->saddr = unmap_ipv4(&backend->outer_source);
 	ip->daddr = unmap_ipv4(&backend->outer_destination);
+	if (spread_ipv4) {
+		ip->saddr |= (u32)spread(pkt, spread_ipv4) << 16;
+		sum += spread(pkt, spread_ipv4);
+	}
+	ip->check = ~fold_checksum(sum);
 }
 
 /* IPv6 outside (RFC 2473). */
@@ -91,7 +95,8 @@ step void write_outer_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
 	ip->hop_limit = OUTER_TTL;
 	__builtin_memcpy(&ip->saddr, &backend->outer_source, sizeof(ip->saddr));
 	__builtin_memcpy(&ip->daddr, &backend->outer_destination, sizeof(ip->daddr));
-	ip->saddr.s6_addr16[7] |= spread(pkt, spread_ipv6);
+	if (spread_ipv6)
+		ip->saddr.s6_addr16[7] |= spread(pkt, spread_ipv6);
 }
 
 /* The checksum of UDP and what it carries, whose sum is given (RFC 768). */
@@ -107,9 +112,16 @@ step u16 gue_sum(const struct gue_header *gue, const struct backend *backend, __
 	return check ? check : 0xffff;
 }
 
-step void write_gue(struct gue_header *gue, const struct packet *pkt, const struct backend *backend,
-		    __be16 flow, u32 inner)
+step struct gue_header *gue_at(void *ip, const struct backend *backend)
 {
+	return ip + (backend->outer_ipv4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+}
+
+step void write_gue(struct gue_header *gue, const struct packet *pkt, const struct backend *backend,
+		    u32 inner)
+{
+	__be16 flow = spread(pkt, backend->outer_ipv4 ? spread_ipv4 : spread_ipv6);
+
 	gue->udp.source = bpf_htons(GUE_SOURCE_PORT | (pkt->hash & 0x3fff));
 	gue->udp.dest = gue_port;
 	gue->udp.len = bpf_htons(sizeof(*gue) + pkt->length);
@@ -123,34 +135,25 @@ step void write_gue(struct gue_header *gue, const struct packet *pkt, const stru
 
 /* Writes the outer headers at ip; inner is the sum of the packet, if it is asked for. */
 step bool write_outer(void *ip, const void *end, const struct packet *pkt,
-		      const struct backend *backend, u8 mode, u32 inner)
+		      const struct backend *backend, bool gue, u32 inner)
 {
-	bool gue = mode == MODE_DSR_GUE;
 	u32 payload = gue ? sizeof(struct gue_header) + pkt->length : pkt->length;
 	u8 protocol = gue ? IPPROTO_UDP : inner_protocol(pkt);
+	struct gue_header *head = gue_at(ip, backend);
 
 	if (backend->outer_ipv4) {
-		struct gue_header *head = ip + sizeof(struct iphdr);
-
 		if (ip + sizeof(struct iphdr) > end)
 			return false;
 		write_outer_ipv4(ip, pkt, backend, protocol, payload);
-		if (!gue)
-			return true;
-		if ((void *)(head + 1) > end)
-			return false;
-		write_gue(head, pkt, backend, spread(pkt, spread_ipv4), inner);
 	} else {
-		struct gue_header *head = ip + sizeof(struct ipv6hdr);
-
 		if (ip + sizeof(struct ipv6hdr) > end)
 			return false;
 		write_outer_ipv6(ip, pkt, backend, protocol, payload);
-		if (!gue)
-			return true;
-		if ((void *)(head + 1) > end)
-			return false;
-		write_gue(head, pkt, backend, spread(pkt, spread_ipv6), inner);
 	}
+	if (!gue)
+		return true;
+	if ((void *)(head + 1) > end)
+		return false;
+	write_gue(head, pkt, backend, inner);
 	return true;
 }

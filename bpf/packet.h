@@ -33,7 +33,6 @@ struct packet {
 struct route {
 	u32 backend; /* index of its record, or of nobody */
 	u16 vip;     /* index of the VIP's counters */
-	u16 mss;     /* the largest that a SYN may carry on, 0 for any */
 	u8 mode;     /* enum mode */
 };
 

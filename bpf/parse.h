@@ -15,6 +15,7 @@
 
 enum parsed {
 	PARSED_FLOW, /* TCP or UDP, complete */
+	PARSED_PART, /* a fragment, or an ICMP error: of a flow, or about one */
 	PARSED_LATER_FRAGMENT,
 	PARSED_ICMP_ERROR,
 	PARSED_ECHO,  /* ICMP or ICMPv6 echo request */
@@ -133,7 +134,7 @@ step bool complete(struct xdp_md *ctx, const struct packet *pkt)
 	return needed <= ctx->data_end - ctx->data || needed <= bpf_xdp_get_buff_len(ctx);
 }
 
-step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt)
+step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt, bool parts)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + pkt->l3;
@@ -157,6 +158,8 @@ step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt)
 		return PARSED_TRUNCATED;
 	if (!(ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)))
 		return PARSED_FLOW;
+	if (!parts)
+		return PARSED_PART;
 	pkt->fragment_id = ip->id;
 	if (ip->frag_off & IPV4_FRAGMENT_OFFSET) {
 		pkt->fragment = LATER_FRAGMENT;
@@ -205,7 +208,7 @@ side_step u64 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
 	return found | protocol << 16 | at;
 }
 
-step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
+step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt, bool parts)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ipv6hdr *ip = data + pkt->l3;
@@ -236,12 +239,13 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
 	found = skip_extension_headers(ctx, pkt->l4, pkt->protocol);
 	pkt->protocol = found >> 16;
 	pkt->l4 = found & 0xffff;
-	pkt->fragment_id = found >> 32;
 	parsed = found >> 24 & 0xff & ~IN_FIRST_FRAGMENT;
-	if (parsed == PARSED_LATER_FRAGMENT)
-		pkt->fragment = LATER_FRAGMENT;
-	else if (found >> 24 & IN_FIRST_FRAGMENT)
-		pkt->fragment = FIRST_FRAGMENT;
+	if (parsed != PARSED_LATER_FRAGMENT && !(found >> 24 & IN_FIRST_FRAGMENT))
+		return parsed;
+	if (!parts)
+		return PARSED_PART;
+	pkt->fragment_id = found >> 32;
+	pkt->fragment = parsed == PARSED_LATER_FRAGMENT ? LATER_FRAGMENT : FIRST_FRAGMENT;
 	return parsed;
 }
 
@@ -320,18 +324,22 @@ step enum parsed parse_transport(struct xdp_md *ctx, struct packet *pkt)
 	return PARSED_OTHER;
 }
 
-step enum parsed parse(struct xdp_md *ctx, struct packet *pkt)
+/*
+ * Parses a packet. Without parts, it stops at those that are not a flow's whole
+ * packets, so that what they need costs others nothing.
+ */
+step enum parsed parse(struct xdp_md *ctx, struct packet *pkt, bool parts)
 {
 	__be16 type = parse_ethernet(ctx, pkt);
 	enum parsed parsed;
 
 	if (type == bpf_htons(ETH_P_IP))
-		parsed = parse_ipv4(ctx, pkt);
+		parsed = parse_ipv4(ctx, pkt, parts);
 	else if (type == bpf_htons(ETH_P_IPV6))
-		parsed = parse_ipv6(ctx, pkt);
+		parsed = parse_ipv6(ctx, pkt, parts);
 	else
 		return PARSED_NOT_IP;
-	if (parsed != PARSED_FLOW)
-		return parsed;
-	return parse_transport(ctx, pkt);
+	if (parsed == PARSED_FLOW)
+		parsed = parse_transport(ctx, pkt);
+	return parsed == PARSED_ICMP_ERROR && !parts ? PARSED_PART : parsed;
 }

@@ -8,7 +8,6 @@
 #pragma once
 
 #include "maps.h"
-#include "mss.h"
 #include "outer.h"
 #include "packet.h"
 #include "parse.h"
@@ -73,7 +72,10 @@ step bool write_headers(struct xdp_md *ctx, const struct packet *pkt, const stru
 		return true;
 	}
 	write_ethernet(data, backend, ip_type(!backend->outer_ipv4));
-	return write_outer(ip, end, pkt, backend, mode, inner);
+	/* Two copies of the same: what GUE needs costs IP alone nothing. */
+	if (mode == MODE_DSR_IPIP)
+		return write_outer(ip, end, pkt, backend, false, inner);
+	return write_outer(ip, end, pkt, backend, true, inner);
 }
 
 /* Turns the packet into what the backend receives. Returns TX_FORWARDED or why not. */
@@ -91,8 +93,6 @@ step enum reason rewrite(struct xdp_md *ctx, const struct packet *pkt,
 		return DROP_TOO_BIG;
 	if (!decrement_ttl(ctx, pkt))
 		return DROP_INTERNAL;
-	if (route->mss)
-		clamp_mss(ctx, pkt->l4, route->mss);
 	if (gue_checksum && route->mode == MODE_DSR_GUE)
 		inner = sum_bytes(ctx, pkt->l3, pkt->length);
 	link = sizeof(struct ethhdr) + (backend->vlan ? sizeof(struct vlan_header) : 0);

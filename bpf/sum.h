@@ -4,8 +4,8 @@
 
 #include "types.h"
 
-#define SUM_PIECE 64
-#define SUM_PIECES 150 /* 9600 bytes: more than any frame has */
+#define SUM_PIECE 32
+#define SUM_PIECES 300 /* 9600 bytes: more than any frame has */
 
 /* Folds a sum of 32-bit words to 16 bits. */
 step u16 fold_sum(u64 sum)

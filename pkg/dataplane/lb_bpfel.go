@@ -196,12 +196,12 @@ type lbVipEntry struct {
 	Address   lbAddress
 	Endpoint  uint32
 	Vip       uint16
+	Mode      uint8
+	Reserved  uint8
 	Pool      uint16
 	PriorPool uint16
 	Terms     uint16
 	Flags     uint16
-	Mode      uint8
-	Reserved  uint8
 }
 
 type lbVipFlag uint32
@@ -260,6 +260,7 @@ const (
 	lbMapFlows           = "flows"
 	lbMapFragments       = "fragments"
 	lbMapLedger          = "ledger"
+	lbMapParts           = "parts"
 	lbMapPools           = "pools"
 	lbMapPortRanges      = "port_ranges"
 	lbMapReasons         = "reasons"
@@ -269,6 +270,7 @@ const (
 	lbMapVipCounters     = "vip_counters"
 	lbMapVips            = "vips"
 	lbProgSteelyard      = "steelyard"
+	lbProgSteelyardPart  = "steelyard_part"
 	lbVarFlowMask        = "flow_mask"
 	lbVarFragmentMask    = "fragment_mask"
 	lbVarGueChecksum     = "gue_checksum"
@@ -322,7 +324,8 @@ type lbSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbProgramSpecs struct {
-	Steelyard *ebpf.ProgramSpec `ebpf:"steelyard"`
+	Steelyard     *ebpf.ProgramSpec `ebpf:"steelyard"`
+	SteelyardPart *ebpf.ProgramSpec `ebpf:"steelyard_part"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
@@ -338,6 +341,7 @@ type lbMapSpecs struct {
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
+	Parts           *ebpf.MapSpec `ebpf:"parts"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
@@ -392,6 +396,7 @@ type lbMaps struct {
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
+	Parts           *ebpf.Map `ebpf:"parts"`
 	Pools           *ebpf.Map `ebpf:"pools"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
@@ -413,6 +418,7 @@ func (m *lbMaps) Close() error {
 		m.Flows,
 		m.Fragments,
 		m.Ledger,
+		m.Parts,
 		m.Pools,
 		m.PortRanges,
 		m.Reasons,
@@ -443,12 +449,14 @@ type lbVariables struct {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbPrograms struct {
-	Steelyard *ebpf.Program `ebpf:"steelyard"`
+	Steelyard     *ebpf.Program `ebpf:"steelyard"`
+	SteelyardPart *ebpf.Program `ebpf:"steelyard_part"`
 }
 
 func (p *lbPrograms) Close() error {
 	return _LbClose(
 		p.Steelyard,
+		p.SteelyardPart,
 	)
 }
 

@@ -58,7 +58,9 @@ const slotsPerLine = 16
 // Plane is the packet path in the kernel with its maps.
 type Plane struct {
 	program *ebpf.Program
-	maps    lbMaps
+	// part is the program that the first one calls for parts of flows.
+	part *ebpf.Program
+	maps lbMaps
 	reasons []string
 	limits  Limits
 	seed    Seed
@@ -197,7 +199,11 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	if err := spec.LoadAndAssign(&objects, &options); err != nil {
 		return errors.Join(fmt.Errorf("load the packet path: %w", explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
-	p.program, p.maps = objects.Steelyard, objects.lbMaps
+	p.program, p.part, p.maps = objects.Steelyard, objects.SteelyardPart, objects.lbMaps
+	// Pinned maps have that of a former daemon, which is another one's part.
+	if err := p.maps.Parts.Put(uint32(0), p.part); err != nil {
+		return fmt.Errorf("the packet path's second program: %w", err)
+	}
 	return closeMaps(options.MapReplacements)
 }
 
@@ -249,7 +255,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapControl: m.Control,
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
-		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
+		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 	}
 }
 
@@ -379,9 +385,7 @@ func (p *Plane) Close() error {
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(),
 		p.maps.Close())
-	if p.program != nil {
-		errs = append(errs, p.program.Close())
-	}
+	errs = append(errs, p.program.Close(), p.part.Close())
 	errs = append(errs, closeMaps(p.former))
 	if p.pin != nil {
 		errs = append(errs, p.pin.close())

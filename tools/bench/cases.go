@@ -38,6 +38,7 @@ type testCase struct {
 	// so that every packet consults the flow table.
 	tracking model.Tracking
 	inFlux   bool
+	affinity model.Affinity
 }
 
 const (
@@ -51,7 +52,7 @@ func cases() []testCase {
 	ipv6 := func(o *benchObjects) *ebpf.Program { return o.FloorIpipIpv6 }
 	l2 := func(o *benchObjects) *ebpf.Program { return o.FloorL2 }
 	forwarded := testCase{protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1, floor: ipv4,
-		tracking: model.TrackingFlux, verdict: verdictTX, reason: "tx_forwarded", flows: flows}
+		tracking: model.TrackingFlux, verdict: verdictTX, reason: "tx_forwarded", flows: flows, affinity: model.DefaultAffinity()}
 
 	tcp4, tcp6, direct, udp4, many := forwarded, forwarded, forwarded, forwarded, forwarded
 	tcp4.name = "tcp4 dsr-ipip"
@@ -62,9 +63,12 @@ func cases() []testCase {
 	flux, always := forwarded, forwarded
 	flux.name, flux.inFlux = "tcp4 dsr-ipip in flux", true
 	always.name, always.tracking = "tcp4 dsr-ipip tracking always", model.TrackingAlways
-	foreign := testCase{name: "tcp4 not ours", protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1,
+	gue, affine := forwarded, forwarded
+	gue.name, gue.mode = "tcp4 dsr-gue", model.ModeDSRGUE
+	affine.name, affine.affinity.Scope = "tcp4 dsr-ipip affinity source", model.AffinitySource
+	foreign := testCase{affinity: model.DefaultAffinity(), name: "tcp4 not ours", protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1,
 		tracking: model.TrackingFlux, foreign: true, verdict: verdictPass, reason: "pass_not_vip", flows: []uint64{1, 1_000_000}}
-	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, foreign}
+	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, gue, affine, foreign}
 }
 
 // host returns an address of the networks set aside for benchmarks: 198.18.0.0/15
@@ -109,9 +113,9 @@ func (c *testCase) state(name string, link int) (forwarding.State, error) {
 	}
 	desired := model.State{Pools: []model.Pool{pool}}
 	for i := range c.vips {
-		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i), Address: c.vip(i),
-			Protocol: c.protocol, Port: port, Mode: c.mode, Pool: pool.Name,
-			Tracking: c.tracking, IdleTimeout: model.DefaultIdleTimeout})
+		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i), Endpoints: []model.Endpoint{{Address: c.vip(i), Ports: model.Port(port)}},
+			Protocol: c.protocol, Mode: c.mode, Pool: pool.Name,
+			Tracking: c.tracking, IdleTimeout: model.DefaultIdleTimeout, Affinity: c.affinity, Fragments: model.FragmentsFollow})
 	}
 	desired.Sort()
 	if err := desired.Validate(); err != nil {
