@@ -110,10 +110,9 @@ type Encapsulation struct {
 
 // Limits are the sizes of the data plane's maps, in entries.
 type Limits struct {
-	VIPs uint32
+	VIPs, Pools, Backends uint32
 	// Endpoints of all VIPs together; a range of ports is one.
-	Endpoints       uint32
-	Pools, Backends uint32
+	Endpoints uint32
 	// Slots of all pools together.
 	Slots uint32
 	// Flows that the flow table has room for, a power of two.
