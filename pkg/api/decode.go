@@ -1,9 +1,7 @@
 package api
 
 import (
-	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"time"
 
@@ -28,11 +26,13 @@ func decodeWord[T any](d *decoder, s string, parse func(string) (T, error)) T {
 	return value
 }
 
-func (d *decoder) port(n uint32) uint16 {
-	if n > math.MaxUint16 {
-		d.fail(fmt.Errorf("port %d", n))
+func (d *decoder) port(n uint32) uint16 { return decodeNumber[uint16](d, "port", n) }
+
+func decodeNumber[T uint8 | uint16](d *decoder, what string, n uint32) T {
+	if uint32(T(n)) != n {
+		d.fail(fmt.Errorf("%s %d", what, n))
 	}
-	return uint16(n)
+	return T(n)
 }
 
 func decodeTime(nanoseconds int64) time.Time {
@@ -59,10 +59,23 @@ func decodeState(r *steelyardv1.GetResponse) (model.State, uint64, error) {
 
 func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 	return model.VIP{
-		Name: v.GetName(), Address: decodeWord(d, v.GetAddress(), netip.ParseAddr),
-		Protocol: decodeWord(d, v.GetProtocol(), model.ParseProtocol), Port: d.port(v.GetPort()),
-		Mode: decodeWord(d, v.GetMode(), model.ParseMode), Pool: v.GetPool(),
+		Name: v.GetName(), Endpoints: list(v.GetEndpoints(), d.endpoint),
+		Protocol: decodeWord(d, v.GetProtocol(), model.ParseProtocol),
+		Mode:     decodeWord(d, v.GetMode(), model.ParseMode), Pool: v.GetPool(),
 		Tracking: decodeWord(d, v.GetTracking(), model.ParseTracking), IdleTimeout: time.Duration(v.GetIdleTimeoutNanoseconds()),
+		Affinity: model.Affinity{
+			Scope:      decodeWord(d, v.GetAffinity().GetScope(), model.ParseAffinityScope),
+			IPv4Prefix: decodeNumber[uint8](d, "IPv4 prefix", v.GetAffinity().GetIpv4Prefix()),
+			IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", v.GetAffinity().GetIpv6Prefix()),
+		},
+		Fragments: decodeWord(d, v.GetFragments(), model.ParseFragmentPolicy), MSS: decodeNumber[uint16](d, "MSS", v.GetMss()), QUIC: v.GetQuic(),
+	}
+}
+
+func (d *decoder) endpoint(e *steelyardv1.Endpoint) model.Endpoint {
+	return model.Endpoint{
+		Address: decodeWord(d, e.GetAddress(), netip.ParseAddr),
+		Ports:   model.PortRange{First: d.port(e.GetFirstPort()), Last: d.port(e.GetLastPort())},
 	}
 }
 
@@ -83,6 +96,7 @@ func (d *decoder) backend(b *steelyardv1.Backend) model.Backend {
 			Since: decodeTime(b.GetDrain().GetSinceUnixNanoseconds()), Deadline: decodeTime(b.GetDrain().GetDeadlineUnixNanoseconds()),
 			Remove: b.GetDrain().GetRemove(),
 		},
+		ServerIDs: list(b.GetServerIds(), func(s string) model.ServerID { return decodeWord(d, s, model.ParseServerID) }),
 	}
 }
 
@@ -147,15 +161,12 @@ func decodeCounters(c *steelyardv1.Counters) model.Counters {
 
 func (d *decoder) backendStatus(b *steelyardv1.BackendStatus) model.BackendStatus {
 	hop := b.GetNextHop()
-	if hop.GetVlan() > math.MaxUint16 {
-		d.fail(errors.New("a VLAN tag is out of range"))
-	}
 	return model.BackendStatus{
 		Backend: d.backend(b.Backend), Health: decodeWord(d, b.Health, parseHealth), Since: decodeTime(b.SinceUnixNanoseconds),
 		Checks: list(b.Checks, d.checkStatus),
 		Slots:  b.Slots,
 		Flows:  b.Flows, KeepsFlows: b.KeepsFlows, Named: b.Named,
-		NextHop:  model.NextHop{Interface: hop.GetInterface(), VLAN: uint16(hop.GetVlan()), MAC: hop.GetMac(), Problem: hop.GetProblem()},
+		NextHop:  model.NextHop{Interface: hop.GetInterface(), VLAN: decodeNumber[uint16](d, "VLAN tag", hop.GetVlan()), MAC: hop.GetMac(), Problem: hop.GetProblem()},
 		Counters: decodeCounters(b.Counters),
 	}
 }

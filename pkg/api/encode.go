@@ -33,10 +33,19 @@ func encodeState(s model.State, revision uint64) *steelyardv1.GetResponse {
 
 func encodeVIP(v model.VIP) *steelyardv1.VIP {
 	return &steelyardv1.VIP{
-		Name: v.Name, Address: v.Address.String(), Protocol: v.Protocol.String(), Port: uint32(v.Port),
+		Name: v.Name, Endpoints: list(v.Endpoints, EncodeEndpoint), Protocol: v.Protocol.String(),
 		Mode: v.Mode.String(), Pool: v.Pool,
 		Tracking: v.Tracking.String(), IdleTimeoutNanoseconds: int64(v.IdleTimeout),
+		Affinity: &steelyardv1.Affinity{
+			Scope: v.Affinity.Scope.String(), Ipv4Prefix: uint32(v.Affinity.IPv4Prefix), Ipv6Prefix: uint32(v.Affinity.IPv6Prefix),
+		},
+		Fragments: v.Fragments.String(), Mss: uint32(v.MSS), Quic: v.QUIC,
 	}
+}
+
+// EncodeEndpoint is an endpoint as a request names it.
+func EncodeEndpoint(e model.Endpoint) *steelyardv1.Endpoint {
+	return &steelyardv1.Endpoint{Address: e.Address.String(), FirstPort: uint32(e.Ports.First), LastPort: uint32(e.Ports.Last)}
 }
 
 func encodePool(p model.Pool) *steelyardv1.Pool {
@@ -50,6 +59,7 @@ func encodePool(p model.Pool) *steelyardv1.Pool {
 func encodeBackend(b model.Backend) *steelyardv1.Backend {
 	encoded := &steelyardv1.Backend{
 		Address: b.Address.String(), Port: uint32(b.Port), Weight: b.Weight, State: b.State.String(),
+		ServerIds: list(b.ServerIDs, model.ServerID.String),
 	}
 	if b.State == model.Draining {
 		encoded.Drain = &steelyardv1.Drain{

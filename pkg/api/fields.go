@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
@@ -29,16 +30,43 @@ func (at field) port(dst *uint16, given *uint32) error {
 	return nil
 }
 
-func (at field) address(dst *netip.Addr, given *string) error {
+// narrow stores a number that the API has more bits for than the state.
+func narrow[T uint8 | uint16](at field, part string, dst *T, given *uint32, low, high T) error {
 	if given == nil {
 		return nil
 	}
-	addr, err := netip.ParseAddr(*given)
-	if err != nil {
-		return at.fail("address", "%q is not an address", *given)
+	if uint32(T(*given)) != *given {
+		return at.fail(part, "%d is out of range %d to %d", *given, low, high)
 	}
-	*dst = addr
+	*dst = T(*given)
 	return nil
+}
+
+func (at field) endpoints(given []*steelyardv1.Endpoint) ([]model.Endpoint, error) {
+	var all []model.Endpoint
+	for _, g := range given {
+		e, err := at.endpoint(g)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+func (at field) endpoint(given *steelyardv1.Endpoint) (model.Endpoint, error) {
+	addr, err := netip.ParseAddr(given.GetAddress())
+	if err != nil {
+		return model.Endpoint{}, at.fail("endpoints", "%q is not an address", given.GetAddress())
+	}
+	first, last := given.GetFirstPort(), given.GetLastPort()
+	if last == 0 {
+		last = first
+	}
+	if first > math.MaxUint16 || last > math.MaxUint16 || first > last || first == 0 && last != 0 {
+		return model.Endpoint{}, at.fail("endpoints", "ports %d to %d of %s are no range; want 1 to %d, the first no higher than the last, or 0 for any", first, last, addr, math.MaxUint16)
+	}
+	return model.Endpoint{Address: addr, Ports: model.PortRange{First: uint16(first), Last: uint16(last)}}, nil
 }
 
 // word stores a given word of a fixed set.
@@ -69,14 +97,42 @@ func setDuration(dst *time.Duration, given *int64) {
 func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 	at := field(fmt.Sprintf("VIP %q", v.Name))
 	set(&v.Pool, fields.Pool)
+	set(&v.QUIC, fields.Quic)
 	setDuration(&v.IdleTimeout, fields.IdleTimeoutNanoseconds)
 	return errors.Join(
-		at.address(&v.Address, fields.Address),
+		setEndpoints(at, v, fields),
 		word(at, "protocol", &v.Protocol, fields.Protocol, model.ParseProtocol),
-		at.port(&v.Port, fields.Port),
 		word(at, "mode", &v.Mode, fields.Mode, model.ParseMode),
 		word(at, "tracking", &v.Tracking, fields.Tracking, model.ParseTracking),
+		word(at, "affinity", &v.Affinity.Scope, fields.Affinity, model.ParseAffinityScope),
+		narrow(at, "affinity_ipv4_prefix", &v.Affinity.IPv4Prefix, fields.AffinityIpv4Prefix, 1, 32),
+		narrow(at, "affinity_ipv6_prefix", &v.Affinity.IPv6Prefix, fields.AffinityIpv6Prefix, 1, 128),
+		word(at, "fragments", &v.Fragments, fields.Fragments, model.ParseFragmentPolicy),
+		narrow(at, "mss", &v.MSS, fields.Mss, model.MinMSS, model.MaxMSS),
 	)
+}
+
+// setEndpoints replaces a VIP's endpoints, or adds and takes away some.
+func setEndpoints(at field, v *model.VIP, fields *steelyardv1.VIPFields) error {
+	all, errAll := at.endpoints(fields.Endpoints)
+	added, errAdded := at.endpoints(fields.AddEndpoints)
+	removed, errRemoved := at.endpoints(fields.RemoveEndpoints)
+	if err := errors.Join(errAll, errAdded, errRemoved); err != nil {
+		return err
+	}
+	if len(all) > 0 {
+		v.Endpoints = all
+	}
+	v.Endpoints = append(v.Endpoints, added...)
+	for _, e := range removed {
+		i := slices.Index(v.Endpoints, e)
+		if i < 0 {
+			known := list(v.Endpoints, model.Endpoint.String)
+			return &model.NotFoundError{Kind: "endpoint of VIP " + v.Name, Name: e.String(), Near: model.Near(e.String(), known)}
+		}
+		v.Endpoints = slices.Delete(v.Endpoints, i, i+1)
+	}
+	return nil
 }
 
 func setPoolFields(p *model.Pool, fields *steelyardv1.PoolFields) error {
@@ -88,8 +144,8 @@ func setPoolFields(p *model.Pool, fields *steelyardv1.PoolFields) error {
 
 func setBackendFields(pool string, b *model.Backend, fields *steelyardv1.BackendFields, now time.Time) error {
 	set(&b.Weight, fields.Weight)
-	before := b.State
-	if err := word(atBackend(pool, b.BackendID), "state", &b.State, fields.State, model.ParseAdminState); err != nil {
+	at, before := atBackend(pool, b.BackendID), b.State
+	if err := errors.Join(setServerIDs(at, b, fields.ServerIds), word(at, "state", &b.State, fields.State, model.ParseAdminState)); err != nil {
 		return err
 	}
 	switch {
@@ -98,6 +154,22 @@ func setBackendFields(pool string, b *model.Backend, fields *steelyardv1.Backend
 	case before != model.Draining:
 		b.Drain = model.Drain{Since: now}
 	}
+	return nil
+}
+
+func setServerIDs(at field, b *model.Backend, given *steelyardv1.ServerIDs) error {
+	if given == nil {
+		return nil
+	}
+	var all []model.ServerID
+	for _, text := range given.Ids {
+		id, err := model.ParseServerID(text)
+		if err != nil {
+			return at.fail("server_id", "%v", err)
+		}
+		all = append(all, id)
+	}
+	b.ServerIDs = all
 	return nil
 }
 

@@ -118,14 +118,17 @@ func vipNames(names []string) string {
 func (m *mutator) addVIP(add *steelyardv1.AddVIP) error {
 	fields := orEmpty(add.GetVip())
 	if old, err := m.VIP(fields.GetName()); err == nil {
-		return exists("VIP %q exists already: %s to pool %q; change it with: steelyard vip set %s", old.Name, old.Endpoint(), old.Pool, old.Name)
+		return exists("VIP %q exists already: %s to pool %q; change it with: steelyard vip set %s", old.Name, old.Service(), old.Pool, old.Name)
 	}
-	vip := model.VIP{Name: fields.GetName(), Protocol: model.TCP, Mode: model.ModeDSRIPIP, IdleTimeout: model.DefaultIdleTimeout}
+	vip := model.VIP{
+		Name: fields.GetName(), Protocol: model.TCP, Mode: model.ModeDSRIPIP, IdleTimeout: model.DefaultIdleTimeout,
+		Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow,
+	}
 	if err := setVIPFields(&vip, fields); err != nil {
 		return err
 	}
 	if fields.Tracking == nil {
-		vip.Tracking = model.DefaultTracking(vip.Protocol)
+		vip.Tracking = vip.DefaultTracking()
 	}
 	inline := len(add.GetBackends()) > 0
 	switch {
@@ -154,9 +157,10 @@ func (m *mutator) addPoolOf(vip *model.VIP, add *steelyardv1.AddVIP) error {
 	if add.GetNoChecks() && len(checks) > 0 {
 		return vipError(vip.Name, "checks", "give either checks or none, not both")
 	}
+	port, onePort := vip.OnePort()
 	if len(checks) == 0 && !add.GetNoChecks() {
 		kind := model.CheckTCP.String()
-		if vip.Protocol != model.TCP || vip.Port == 0 {
+		if vip.Protocol != model.TCP || !onePort {
 			kind = model.CheckICMP.String()
 		}
 		checks = []*steelyardv1.CheckFields{{Type: &kind}}
@@ -174,7 +178,7 @@ func (m *mutator) addPoolOf(vip *model.VIP, add *steelyardv1.AddVIP) error {
 	}
 	for i := range pool.Checks {
 		if c := &pool.Checks[i]; c.Port == 0 && c.Type != model.CheckICMP {
-			c.Port = vip.Port
+			c.Port = port
 		}
 	}
 	return nil

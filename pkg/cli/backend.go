@@ -27,14 +27,17 @@ func newBackend(a *app) *cobra.Command {
 
 // backendFlags are the settings of a backend.
 type backendFlags struct {
-	weight uint32
-	state  string
+	weight    uint32
+	state     string
+	serverIDs []string
 }
 
 func (f *backendFlags) register(cmd *cobra.Command) {
 	cmd.Flags().Uint32Var(&f.weight, "weight", 0, fmt.Sprintf("share in proportion to the others', 0 to %d; 0: no new flows (new backends: %d)", model.MaxWeight, model.DefaultWeight))
 	cmd.Flags().StringVar(&f.state, "state", "", "enabled, draining or disabled (new backends: enabled)")
+	cmd.Flags().StringArrayVar(&f.serverIDs, "server-id", nil, "`CONFIG:HEX` that names it in QUIC connection IDs, such as 0:c4605e, or none; repeat for more configurations")
 	completeFlag(cmd, "state", "enabled", "draining", "disabled")
+	completeFlag(cmd, "server-id")
 }
 
 // apply sets what the flags say where the argument itself says nothing.
@@ -44,6 +47,12 @@ func (f *backendFlags) apply(cmd *cobra.Command, b *steelyardv1.BackendFields) {
 	}
 	if b.State == nil {
 		b.State = given(cmd, "state", f.state)
+	}
+	if b.ServerIds == nil && cmd.Flags().Changed("server-id") {
+		b.ServerIds = &steelyardv1.ServerIDs{Ids: f.serverIDs}
+		if slices.Equal(f.serverIDs, []string{"none"}) {
+			b.ServerIds.Ids = nil
+		}
 	}
 }
 
@@ -63,7 +72,7 @@ func named(done, pool string, ids []string) string {
 func newBackendAdd(a *app) *cobra.Command {
 	var f backendFlags
 	var expect uint64
-	cmd := verb("add POOL ADDRESS[:PORT][,weight=N] ...", "Add backends to a pool", 2, -1, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("add POOL ADDRESS[:PORT][,weight=N][,server_id=CONFIG:HEX] ...", "Add backends to a pool", 2, -1, func(cmd *cobra.Command, args []string) error {
 		backends, err := parseBackends(args[1:])
 		if err != nil {
 			return err
@@ -81,7 +90,8 @@ func newBackendAdd(a *app) *cobra.Command {
 	cmd.Long = `Add backends to a pool. They get traffic after their first successful check; in a
 pool without checks, at once.`
 	cmd.Example = `  steelyard backend add web 10.0.1.12
-  steelyard backend add web 10.0.1.13 10.0.1.14 --weight 2`
+  steelyard backend add web 10.0.1.13 10.0.1.14 --weight 2
+  steelyard backend add h3 10.0.1.15 --server-id 0:c4605e`
 	f.register(cmd)
 	registerExpect(cmd, &expect)
 	cmd.ValidArgsFunction = a.completeArgs(completePools)
@@ -91,9 +101,9 @@ pool without checks, at once.`
 func newBackendSet(a *app) *cobra.Command {
 	var f backendFlags
 	var expect uint64
-	cmd := verb("set POOL ADDRESS[:PORT] ... [--weight N] [--state STATE]", "Change backends", 2, -1, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("set POOL ADDRESS[:PORT] ... [--weight N] [--state STATE] [--server-id CONFIG:HEX ...]", "Change backends", 2, -1, func(cmd *cobra.Command, args []string) error {
 		if !anyGiven(cmd) {
-			return usage(cmd, "nothing to change: give --weight or --state")
+			return usage(cmd, "nothing to change: give --weight, --state or --server-id")
 		}
 		return a.eachBackend(cmd, expect, "changed", args, func(pool string, id model.BackendID) *steelyardv1.Mutation {
 			fields := backendFields(id)
@@ -162,8 +172,12 @@ func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
 	tracked := slices.ContainsFunc(pools, func(p model.PoolStatus) bool {
 		return slices.ContainsFunc(p.Backends, func(b model.BackendStatus) bool { return b.Flows > 0 || b.State == model.Draining })
 	})
+	issuing := slices.ContainsFunc(pools, func(p model.PoolStatus) bool {
+		return slices.ContainsFunc(p.Backends, func(b model.BackendStatus) bool { return len(b.ServerIDs) > 0 })
+	})
 	header := []string{"POOL", "BACKEND", "STATE", "HEALTH", "CHECK", "WEIGHT", "SLOTS", "SHARE", "PACKETS", "BYTES", "CONNECTIONS"}
-	t := newTable(w, append(header, optional(tracked, "FLOWS", true, "NOTE")...)...)
+	header = append(header, optional(tracked, "FLOWS", issuing, "SERVER IDS")...)
+	t := newTable(w, append(header, "NOTE")...)
 	for i := range pools {
 		p := &pools[i]
 		for _, b := range p.Backends {
@@ -171,11 +185,14 @@ func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
 			result, note := worst(b)
 			cells := []any{p.Name, b, b.State, health, result, b.Weight, b.Slots, fmt.Sprintf("%.1f%%", 100*share(p, b)),
 				b.Packets, size(b.Bytes), b.Connections}
-			t.row(append(cells, optional[any](tracked, b.Flows, true, join("; ", note, flowNote(a.Now(), b)))...)...)
+			cells = append(cells, optional[any](tracked, b.Flows, issuing, strings.Join(serverIDs(b), ","))...)
+			t.row(append(cells, join("; ", note, flowNote(a.Now(), b)))...)
 		}
 	}
 	t.flush()
 }
+
+func serverIDs(b model.BackendStatus) []string { return views(b.ServerIDs, model.ServerID.String) }
 
 // join joins what is not empty.
 func join(separator string, parts ...string) string {
@@ -271,6 +288,7 @@ func (a *app) printBackend(w io.Writer, pool *model.PoolStatus, b model.BackendS
 		"state", join(": ", b.State.String(), strings.TrimPrefix(flowNote(a.Now(), b), "draining, ")),
 		"health", strings.TrimSpace(b.Health.String()+" "+ago(a.Now(), b.Since)),
 		"weight", fmt.Sprint(b.Weight),
+		"server IDs", strings.Join(serverIDs(b), ", "),
 		"slots", fmt.Sprintf("%d (%.1f%%)", b.Slots, 100*share(pool, b)),
 		"next hop", hop,
 		"packets", fmt.Sprint(b.Packets),

@@ -66,7 +66,7 @@ func newRoot(a *app) *cobra.Command {
 		Short: "A layer-4 load balancer on XDP",
 		Long: `A layer-4 load balancer on XDP.
 
-A VIP is what clients connect to: an address, a protocol and a port. It is served
+A VIP is what clients connect to: addresses and ports of a protocol. It is served
 by a pool: backends that share the traffic by weight, and the health checks that
 decide which of them get any. From nothing to a balanced service:
 

@@ -86,6 +86,8 @@ func observed(t *testing.T) *bench {
 	b.must(t, "pool add resolvers 2001:db8:1::53 2001:db8:1::54 --on-all-down last-known")
 	b.must(t, "check add resolvers dns --type udp --port 53 --send ping --body pong --jitter 10")
 	b.must(t, "vip add dns [2001:db8::53]:any --protocol udp --mode dsr-l2 --pool resolvers")
+	b.must(t, "vip add shop 192.0.2.20:80,443 [2001:db8::20]:8000-8100 --mode dsr-gue --affinity source --affinity-ipv4-prefix 24 --mss 1400 --pool web")
+	b.must(t, "backend set web 10.0.1.11 --server-id 0:c4605e --server-id 6:01")
 	b.Observe(func(s *model.Status) { observe(s, b.now) })
 	return b
 }
@@ -113,7 +115,7 @@ func observe(s *model.Status, now time.Time) {
 			be.Health, be.Since, be.Checks = check.Health, check.Since, []model.CheckStatus{check}
 		}
 	}
-	s.Reasons = []model.Reason{{Name: "pass_not_vip"}, {Name: "drop_fragment", Packets: 4}, {Name: "drop_no_backend", Packets: 12}}
+	s.Reasons = []model.Reason{{Name: "pass_not_vip"}, {Name: "drop_fragment_early", Packets: 4}, {Name: "drop_no_backend", Packets: 12}}
 	s.Maps = []model.MapUse{{Name: "slots", Used: 131074, Capacity: 4194304, Bytes: 16777216}}
 }
 
@@ -144,6 +146,10 @@ func TestGolden(t *testing.T) {
 		"vip-list.json":        "vip list -o json",
 		"vip-show.txt":         "vip show web",
 		"vip-show.json":        "vip show web -o json",
+		"vip-show-shop.txt":    "vip show shop",
+		"vip-show-dns.txt":     "vip show dns",
+		"backend-show-id.txt":  "backend show web 10.0.1.11",
+		"help-vip-set.txt":     "vip set --help",
 		"pool-list.txt":        "pool list",
 		"pool-show.txt":        "pool show resolvers",
 		"pool-show.json":       "pool show web -o json",
@@ -233,6 +239,15 @@ func TestChanges(t *testing.T) {
 		{"pool set green --on-all-down drop --expect-revision 14", "changed pool green"},
 		{"vip set web --tracking always --idle-timeout 1h", "changed VIP web"},
 		{"pool set green --down-grace 0s --slow-start 90s", "changed pool green"},
+		{"vip set web --add-endpoint 192.0.2.11:80,443 --add-endpoint [2001:db8::11]:8000-8100 --mode dsr-gue", "changed VIP web"},
+		{"vip set web --remove-endpoint 192.0.2.11:80 --affinity pool --affinity-ipv4-prefix 24 --affinity-ipv6-prefix 56", "changed VIP web"},
+		{"vip set web --fragments hash --mss 1400", "changed VIP web"},
+		{"backend add green 10.0.2.14,server_id=0:c4605e,server_id=1:01 10.0.2.15 --server-id 0:c4605f", "added backends 10.0.2.14, 10.0.2.15 of pool green"},
+		{"backend set green 10.0.2.14 --server-id 2:AABB --server-id 0:000000", "changed backend 10.0.2.14 of pool green"},
+		{"backend set green 10.0.2.15 --server-id none", "changed backend 10.0.2.15 of pool green"},
+		{"vip add h3 192.0.2.11:443 [2001:db8::11]:443 --protocol udp --quic --pool green", "added VIP h3 192.0.2.11:443/udp and 1 more -> pool green"},
+		{"vip set h3 --quic=false", "changed VIP h3"},
+		{"vip remove h3", "removed VIP h3"},
 	} {
 		want := fmt.Sprintf("%s; revision %d\n", row.want, i+1)
 		if out := b.must(t, row.line); out != want {
@@ -242,8 +257,13 @@ func TestChanges(t *testing.T) {
 	state, _ := b.Desired()
 	at := netip.MustParseAddr
 	want := model.State{
-		VIPs: []model.VIP{{Name: "web", Address: at("192.0.2.11"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "green",
-			Tracking: model.TrackingAlways, IdleTimeout: time.Hour}},
+		VIPs: []model.VIP{{
+			Name: "web", Protocol: model.TCP, Mode: model.ModeDSRGUE, Pool: "green", Tracking: model.TrackingAlways, IdleTimeout: time.Hour,
+			Endpoints: []model.Endpoint{
+				{Address: at("192.0.2.11")}, {Address: at("192.0.2.11"), Ports: model.Port(443)}, {Address: at("2001:db8::11"), Ports: model.PortRange{First: 8000, Last: 8100}},
+			},
+			Affinity: model.Affinity{Scope: model.AffinityPool, IPv4Prefix: 24, IPv6Prefix: 56}, Fragments: model.FragmentsHash, MSS: 1400,
+		}},
 		Pools: []model.Pool{{Name: "green", TableSize: 251, OnAllDown: model.OnAllDownDrop, SlowStart: 90 * time.Second,
 			Checks: []model.Check{
 				{Name: "http", Type: model.CheckHTTP, Port: 80, Interval: 5 * time.Second, Timeout: time.Second, Rise: 2, Fall: 4, Path: "/a"},
@@ -253,12 +273,15 @@ func TestChanges(t *testing.T) {
 				{BackendID: model.BackendID{Address: at("10.0.2.10")}, Weight: 5, State: model.Enabled},
 				{BackendID: model.BackendID{Address: at("10.0.2.11")}, Weight: 1, State: model.Disabled},
 				{BackendID: model.BackendID{Address: at("10.0.2.12")}, Weight: 9, State: model.Disabled},
+				{BackendID: model.BackendID{Address: at("10.0.2.14")}, Weight: 1, State: model.Enabled,
+					ServerIDs: []model.ServerID{{Config: 0, ID: "\x00\x00\x00"}, {Config: 2, ID: "\xaa\xbb"}}},
+				{BackendID: model.BackendID{Address: at("10.0.2.15")}, Weight: 1, State: model.Enabled},
 			}}},
 	}
 	if !reflect.DeepEqual(state, want) {
 		t.Errorf("state\n%+v, want\n%+v", state, want)
 	}
-	if out := b.must(t, "vip remove web --with-pool -o json"); out != "{\n  \"revision\": 18,\n  \"applied\": true,\n  \"summary\": \"removed VIP web and pool green\"\n}\n" {
+	if out := b.must(t, "vip remove web --with-pool -o json"); out != "{\n  \"revision\": 27,\n  \"applied\": true,\n  \"summary\": \"removed VIP web and pool green\"\n}\n" {
 		t.Errorf("%s", out)
 	}
 }
@@ -288,7 +311,7 @@ func TestErrors(t *testing.T) {
 		{"vip", 2, "say what to do: add, list, remove, set, show"},
 		{"backend", 2, "say what to do: add, disable, drain"},
 		{"backend drian web 10.0.1.10", 2, "did you mean drain?"},
-		{"vip add web", 2, "missing an argument; want: steelyard vip add NAME ADDRESS:PORT"},
+		{"vip add web", 2, "missing an argument; want: steelyard vip add NAME ENDPOINT ..."},
 		{"vip show web dns", 2, `unexpected argument "dns"`},
 		{"vip add x 192.0.2.1:80 --bakend 10.0.0.1", 2, "unknown flag --bakend; did you mean --backend?"},
 		{"vip list -z", 2, "unknown flag -z"},
@@ -301,13 +324,36 @@ func TestErrors(t *testing.T) {
 		{"backend show web 10.0.1.12", 3, `no backend "10.0.1.12" in pool "web"; did you mean 10.0.1.10`},
 		{"backend list wbe", 3, `no pool "wbe"; did you mean web?`},
 		{"check show web tcp", 3, `no check "tcp" in pool "web"`},
-		{"pool remove web", 4, `pool "web" is in use by VIP web`},
+		{"pool remove web", 4, `pool "web" is in use by VIPs shop, web`},
 		{"vip add web 192.0.2.1:80 --backend 10.0.0.1", 4, `VIP "web" exists already`},
-		{"vip remove web --expect-revision 3", 4, "at revision 4, not 3"},
+		{"vip remove web --expect-revision 3", 4, "at revision 6, not 3"},
 		{"vip add x 192.0.2.1 --pool web", 5, `"192.0.2.1" has no port; write 192.0.2.1:80, or 192.0.2.1:any for all ports`},
 		{"vip add x 2001:db8::1 --pool web", 5, `write [2001:db8::1]:80`},
 		{"vip add x www.example.org:80 --pool web", 5, "names are not looked up"},
 		{"vip add x 192.0.2.1:http --pool web", 5, `"http" is not a port`},
+		{"vip add x 192.0.2.1:80,http --pool web", 5, `endpoint "192.0.2.1:80,http": "http" is not a port: want 1 to 65535, a range such as 8000-8100, or any`},
+		{"vip add x 192.0.2.1:80, --pool web", 5, `"" is not a port`},
+		{"vip add x 192.0.2.1:90-80 --pool web", 5, `the port range "90-80" ends before it begins`},
+		{"vip add x 192.0.2.1:80,192.0.2.2:80 --pool web", 5, "is not an address and ports, such as"},
+		{"vip add x 192.0.2.1:80 192.0.2.2 --pool web", 5, `"192.0.2.2" has no port`},
+		{"vip add x 192.0.2.1:80 192.0.2.1:80 --pool web", 5, `VIP "x", endpoints: 192.0.2.1:80/tcp is given twice`},
+		{"vip add x 192.0.2.1:80-90,85-95 --pool web", 5, `VIP "x", endpoints: 192.0.2.1:85-95/tcp overlaps 192.0.2.1:80-90`},
+		{"vip add x 192.0.2.1:80 192.0.2.20:443 --pool web", 5, `VIP "x": overlaps VIP "shop": both have 192.0.2.20:443/tcp`},
+		{"vip set web --add-endpoint 192.0.2.1", 5, `"192.0.2.1" has no port`},
+		{"vip set web --remove-endpoint 192.0.2.10:81", 3, `no endpoint of VIP web "192.0.2.10:81"; did you mean 192.0.2.10:80?`},
+		{"vip set web --remove-endpoint 192.0.2.10:80", 5, `VIP "web", endpoints: has none`},
+		{"vip set web --affinity src", 5, `unknown affinity "src"; want flow, source, pool`},
+		{"vip set web --affinity-ipv4-prefix 33", 5, "33 bits is out of range 1 to 32"},
+		{"vip set web --fragments drop", 5, "want follow, hash"},
+		{"vip set web --mss 500", 5, "500 is out of range 536 to 65495"},
+		{"vip set web --mss small", 5, `--mss "small"`},
+		{"vip set dns --mss 1400", 5, "only tcp has one, this is udp"},
+		{"vip set web --quic", 5, "QUIC runs over udp"},
+		{"vip add x 192.0.2.1:80,443 --backend 10.0.0.1 --check http", 5, "port: is needed"},
+		{"backend set web 10.0.1.10 --server-id 0:c4605e", 5, "0:c4605e is that of backend 10.0.1.10 already"},
+		{"backend set web 10.0.1.10 --server-id 0:01", 5, "others of configuration 0 in the pool have"},
+		{"backend set web 10.0.1.10 --server-id c4605e", 5, `"c4605e" is not a server ID: want the configuration`},
+		{"backend set web 10.0.1.10 --server-id none --server-id 0:01", 5, `"none" is not a server ID`},
 		{"vip add x 192.0.2.1:80 --backend 10.0.0.1,wieght=2", 5, `unknown setting "wieght=2"`},
 		{"vip add x 192.0.2.1:80 --backend 10.0.0.1 --check htp", 5, "did you mean http?"},
 		{"vip add x 192.0.2.1:80 --backend 10.0.0.1 --protocol tpc", 5, "did you mean tcp?"},
@@ -338,8 +384,8 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
-	if _, revision := b.Desired(); revision != 4 {
-		t.Errorf("errors made revision %d of 4", revision)
+	if _, revision := b.Desired(); revision != 6 {
+		t.Errorf("errors made revision %d of 6", revision)
 	}
 }
 
@@ -418,15 +464,22 @@ func TestBackendHost(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	b := observed(t)
 	for line, want := range map[string][]string{
-		"vip show ":                          {"dns\t[2001:db8::53]:any/udp", "web\t192.0.2.10:80/tcp"},
-		"pool show ":                         {"resolvers\t2 backends", "web\t2 backends"},
-		"backend drain web ":                 {"10.0.1.10\tenabled", "10.0.1.11\tenabled"},
-		"check show resolvers ":              {"dns\tudp"},
-		"vip add x 192.0.2.1:80 --pool ":     {"resolvers\t2 backends", "web\t2 backends"},
-		"vip add x 192.0.2.1:80 --protocol ": {"tcp", "udp"},
-		"status -o ":                         {"table", "json", "yaml"},
-		"backend drain nosuch ":              nil,
-		"vip show --socket /nonexistent ":    nil,
+		"vip show ":                              {"dns\t[2001:db8::53]:any/udp", "shop\t192.0.2.20:80/tcp and 2 more", "web\t192.0.2.10:80/tcp"},
+		"pool show ":                             {"resolvers\t2 backends", "web\t2 backends"},
+		"backend drain web ":                     {"10.0.1.10\tenabled", "10.0.1.11\tenabled"},
+		"check show resolvers ":                  {"dns\tudp"},
+		"vip add x 192.0.2.1:80 --pool ":         {"resolvers\t2 backends", "web\t2 backends"},
+		"vip add x 192.0.2.1:80 --protocol ":     {"tcp", "udp"},
+		"vip set shop --remove-endpoint ":        {"192.0.2.20:80", "192.0.2.20:443", "[2001:db8::20]:8000-8100"},
+		"vip set nosuch --remove-endpoint ":      nil,
+		"vip set --remove-endpoint ":             nil,
+		"vip set web --affinity ":                {"flow\teach connection for itself", "source\ta client's connections together", "pool\ta client's connections together, to all VIPs of the pool"},
+		"vip set web --fragments ":               {"follow\tlater fragments follow the first", "hash\tfragments out of order go by addresses alone"},
+		"vip set web --mss ":                     nil,
+		"backend set web 10.0.1.10 --server-id ": nil,
+		"status -o ":                             {"table", "json", "yaml"},
+		"backend drain nosuch ":                  nil,
+		"vip show --socket /nonexistent ":        nil,
 	} {
 		args := append([]string{"__complete"}, strings.Split(line, " ")...)
 		out, _, exit := b.run(args...)

@@ -39,7 +39,18 @@ func (a *app) ask(cmd *cobra.Command, c completer, args []string) []string {
 }
 
 func completeVIPs(s *model.State, _ []string) []string {
-	return views(s.VIPs, func(v model.VIP) string { return v.Name + "\t" + v.Endpoint() })
+	return views(s.VIPs, func(v model.VIP) string { return v.Name + "\t" + v.Service() })
+}
+
+func completeEndpoints(s *model.State, args []string) []string {
+	if len(args) == 0 {
+		return nil
+	}
+	v, err := s.VIP(args[0])
+	if err != nil {
+		return nil
+	}
+	return views(v.Endpoints, model.Endpoint.String)
 }
 
 func completePools(s *model.State, _ []string) []string {

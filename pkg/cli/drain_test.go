@@ -25,7 +25,7 @@ func fluxed(t *testing.T) *bench {
 	b.Observe(func(s *model.Status) {
 		observe(s, b.now)
 		resolvers, web := &s.Pools[0], &s.Pools[1]
-		s.VIPs[0].Flows, s.VIPs[1].InFlux, s.VIPs[1].Flows = 3, true, 50
+		s.VIPs[0].Flows, s.VIPs[2].InFlux, s.VIPs[2].Flows = 3, true, 50
 		web.SlotsInFlux = 21845
 		web.Backends[0].Flows, web.Backends[0].KeepsFlows = 42, true
 		web.Backends[2].Flows, web.Backends[2].Named = 8, true

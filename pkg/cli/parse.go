@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/steelyard-lb/steelyard/pkg/api"
 	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
@@ -31,30 +32,47 @@ func anyGiven(cmd *cobra.Command) bool {
 	return found
 }
 
-// parseEndpoint reads "192.0.2.10:80", "[2001:db8::1]:any".
-func parseEndpoint(s string) (netip.Addr, uint16, error) {
-	host, service, err := net.SplitHostPort(s)
+// parseEndpoint reads an address and its ports: "192.0.2.10:80",
+// "192.0.2.10:80,443,8000-8100", "[2001:db8::1]:any".
+func parseEndpoint(s string) ([]*steelyardv1.Endpoint, error) {
+	host, services, err := net.SplitHostPort(s)
 	if err != nil {
 		if addr, bare := netip.ParseAddr(s); bare == nil {
-			return netip.Addr{}, 0, invalid("%q has no port; write %s, or %s for all ports", s, model.FormatEndpoint(addr, 80), model.FormatEndpoint(addr, 0))
+			return nil, invalid("%q has no port; write %s, or %s for all ports", s, model.FormatEndpoint(addr, 80), model.FormatEndpoint(addr, 0))
 		}
-		return netip.Addr{}, 0, invalid("%q is not an address and a port, such as 192.0.2.10:80, [2001:db8::1]:80 or 192.0.2.10:any", s)
+		return nil, invalid("%q is not an address and ports, such as 192.0.2.10:80, 192.0.2.10:80,443, [2001:db8::1]:8000-8100 or 192.0.2.10:any", s)
 	}
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		return netip.Addr{}, 0, invalid("%q is not an address; names are not looked up", host)
+		return nil, invalid("%q is not an address; names are not looked up", host)
 	}
-	if service == "any" {
-		return addr, 0, nil
+	var out []*steelyardv1.Endpoint
+	for service := range strings.SplitSeq(services, ",") {
+		ports, err := model.ParsePortRange(service)
+		if err != nil {
+			return nil, invalid("endpoint %q: %v", s, err)
+		}
+		out = append(out, api.EncodeEndpoint(model.Endpoint{Address: addr, Ports: ports}))
 	}
-	port, err := parsePort(service)
-	return addr, port, err
+	return out, nil
+}
+
+func parseEndpoints(words []string) ([]*steelyardv1.Endpoint, error) {
+	var out []*steelyardv1.Endpoint
+	for _, word := range words {
+		endpoints, err := parseEndpoint(word)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, endpoints...)
+	}
+	return out, nil
 }
 
 func parsePort(s string) (uint16, error) {
 	port, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || port == 0 {
-		return 0, invalid("%q is not a port: want 1 to 65535, or any", s)
+		return 0, invalid("%q is not a port: want 1 to 65535", s)
 	}
 	return uint16(port), nil
 }
@@ -73,7 +91,8 @@ func backendFields(id model.BackendID) *steelyardv1.BackendFields {
 	return &steelyardv1.BackendFields{Address: id.Address.String(), Port: uint32(id.Port)}
 }
 
-// parseBackend reads a backend with its settings: "10.0.1.10,weight=2,state=disabled".
+// parseBackend reads a backend with its settings: "10.0.1.10,weight=2,state=disabled",
+// "10.0.1.10,server_id=0:c4605e".
 func parseBackend(s string) (*steelyardv1.BackendFields, error) {
 	name, settings, _ := strings.Cut(s, ",")
 	id, err := parseBackendID(name)
@@ -93,8 +112,13 @@ func parseBackend(s string) (*steelyardv1.BackendFields, error) {
 			fields.Weight = new(uint32(weight))
 		case "state":
 			fields.State = &value
+		case "server_id":
+			if fields.ServerIds == nil {
+				fields.ServerIds = &steelyardv1.ServerIDs{}
+			}
+			fields.ServerIds.Ids = append(fields.ServerIds.Ids, value)
 		default:
-			return nil, invalid("backend %s: unknown setting %q; want weight=N or state=STATE", id, setting)
+			return nil, invalid("backend %s: unknown setting %q; want weight=N, state=STATE or server_id=CONFIG:HEX", id, setting)
 		}
 	}
 	return fields, nil

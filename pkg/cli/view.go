@@ -8,7 +8,7 @@ import (
 
 // The types of this file are what -o json and -o yaml print. The names of their
 // fields are stable: fields may be added, none is renamed or removed. Ports are in
-// host byte order; port 0 of a VIP is any port, of a backend the port that the
+// host byte order; port 0 of an endpoint is any port, of a backend the port that the
 // client addressed, of a check the backend's. Settings in time are written as the
 // flags take them ("2s"); a time that never was is left out.
 
@@ -18,16 +18,39 @@ type countersView struct {
 	Connections uint64 `json:"connections"`
 }
 
+type endpointView struct {
+	Address string `json:"address"`
+	// FirstPort and LastPort are the same for one port.
+	FirstPort uint16 `json:"first_port"`
+	LastPort  uint16 `json:"last_port"`
+}
+
+type affinityView struct {
+	// Scope is "flow", "source" or "pool".
+	Scope      string `json:"scope"`
+	IPv4Prefix uint8  `json:"ipv4_prefix"`
+	IPv6Prefix uint8  `json:"ipv6_prefix"`
+}
+
 type vipView struct {
-	Name     string `json:"name"`
-	Address  string `json:"address"`
-	Protocol string `json:"protocol"`
-	Port     uint16 `json:"port"`
-	Mode     string `json:"mode"`
-	Pool     string `json:"pool"`
+	Name string `json:"name"`
+	// Address and Port are those of the first endpoint; its first port, if it has
+	// a range.
+	Address   string         `json:"address"`
+	Protocol  string         `json:"protocol"`
+	Port      uint16         `json:"port"`
+	Endpoints []endpointView `json:"endpoints"`
+	Mode      string         `json:"mode"`
+	Pool      string         `json:"pool"`
 	// Tracking says which flows are remembered: "flux", "always" or "none".
-	Tracking    string `json:"tracking"`
-	IdleTimeout string `json:"idle_timeout"`
+	Tracking    string       `json:"tracking"`
+	IdleTimeout string       `json:"idle_timeout"`
+	Affinity    affinityView `json:"affinity"`
+	// Fragments is "follow" or "hash".
+	Fragments string `json:"fragments"`
+	// MSS is 0 where clients may ask for any.
+	MSS  uint16 `json:"mss"`
+	QUIC bool   `json:"quic"`
 	// Available while a backend takes new flows.
 	Available bool `json:"available"`
 	// InFlux while flows may be on the pool that the VIP had before.
@@ -73,6 +96,8 @@ type backendView struct {
 	Port    uint16 `json:"port"`
 	Weight  uint32 `json:"weight"`
 	State   string `json:"state"`
+	// ServerIDs are written "CONFIG:HEX".
+	ServerIDs []string `json:"server_ids"`
 	// Drain says how draining ends; only draining backends have it.
 	Drain  *drainView `json:"drain,omitempty"`
 	Health string     `json:"health"`
@@ -195,11 +220,20 @@ func viewCounters(c model.Counters) countersView {
 }
 
 func viewVIP(v model.VIPStatus) vipView {
-	return vipView{
-		Name: v.Name, Address: v.Address.String(), Protocol: v.Protocol.String(), Port: v.Port,
+	view := vipView{
+		Name: v.Name, Protocol: v.Protocol.String(),
+		Endpoints: views(v.Endpoints, func(e model.Endpoint) endpointView {
+			return endpointView{e.Address.String(), e.Ports.First, e.Ports.Last}
+		}),
 		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
+		Affinity:  affinityView{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
+		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
 		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}
+	if len(view.Endpoints) > 0 {
+		view.Address, view.Port = view.Endpoints[0].Address, view.Endpoints[0].FirstPort
+	}
+	return view
 }
 
 func viewCheck(pool string, c model.Check) checkView {
@@ -213,7 +247,8 @@ func viewCheck(pool string, c model.Check) checkView {
 func viewBackend(p *model.PoolStatus, b model.BackendStatus) backendView {
 	view := backendView{
 		Pool: p.Name, Address: b.Address.String(), Port: b.Port, Weight: b.Weight, State: b.State.String(),
-		Health: b.Health.String(), Since: b.Since.UTC(), Slots: b.Slots, Share: share(p, b),
+		ServerIDs: serverIDs(b),
+		Health:    b.Health.String(), Since: b.Since.UTC(), Slots: b.Slots, Share: share(p, b),
 		NextHop: nextHopView(b.NextHop),
 		Flows:   b.Flows, KeepsFlows: b.KeepsFlows, SilentFlows: b.Named,
 		countersView: viewCounters(b.Counters),

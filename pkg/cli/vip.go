@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,20 +22,33 @@ func newVIP(a *app) *cobra.Command {
 type vipFlags struct {
 	protocol, mode, pool, tracking string
 	idleTimeout                    time.Duration
+	affinity, fragments            string
+	ipv4Prefix, ipv6Prefix, mss    uint32
+	quic                           bool
 }
 
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.protocol, "protocol", "", "tcp or udp (new VIPs: tcp)")
-	flags.StringVar(&f.mode, "mode", "", "how packets are forwarded: dsr-ipip or dsr-l2 (new VIPs: dsr-ipip)")
+	flags.StringVar(&f.mode, "mode", "", "how packets are forwarded: dsr-ipip, dsr-gue or dsr-l2 (new VIPs: dsr-ipip)")
 	flags.StringVar(&f.pool, "pool", "", "`name` of the pool that serves it")
-	flags.StringVar(&f.tracking, "tracking", "", "connections to remember: flux, always or none (new VIPs: flux; udp: always)")
+	flags.StringVar(&f.tracking, "tracking", "", "connections to remember: flux, always or none (new VIPs: flux; udp without --quic: always)")
 	flags.DurationVar(&f.idleTimeout, "idle-timeout", 0, fmt.Sprintf("how long a connection may be silent and still be kept, %v to %v (new VIPs: %v)",
 		span(model.MinIdleTimeout), span(model.MaxIdleTimeout), span(model.DefaultIdleTimeout)))
+	flags.StringVar(&f.affinity, "affinity", "", "what shares a backend: nothing (flow), a client's connections to this VIP (source), or to the pool's VIPs (pool) (new VIPs: flow)")
+	flags.Uint32Var(&f.ipv4Prefix, "affinity-ipv4-prefix", 0, "bits of an IPv4 source address that make a client, 1 to 32 (new VIPs: 32)")
+	flags.Uint32Var(&f.ipv6Prefix, "affinity-ipv6-prefix", 0, "the same for IPv6, 1 to 128 (new VIPs: 128)")
+	flags.StringVar(&f.fragments, "fragments", "", "fragments that come before their packet's first: drop (follow), or send by addresses alone (hash) (new VIPs: follow)")
+	flags.Uint32Var(&f.mss, "mss", 0, fmt.Sprintf("largest TCP segment size that clients may ask of backends, %d to %d; 0: any (new VIPs: 0)", model.MinMSS, model.MaxMSS))
+	flags.BoolVar(&f.quic, "quic", false, "udp carries QUIC: know its connections, and follow server IDs in connection IDs")
 	completeFlag(cmd, "protocol", "tcp", "udp")
 	completeFlag(cmd, "tracking", "flux\tthose that a change of backends would move", "always\tall", "none\tnone: changes of backends break some")
-	completeFlag(cmd, "idle-timeout")
-	completeFlag(cmd, "mode", "dsr-ipip\tencapsulate in IP", "dsr-l2\trewrite the MAC address")
+	completeFlag(cmd, "mode", "dsr-ipip\tencapsulate in IP", "dsr-gue\tencapsulate in UDP", "dsr-l2\trewrite the MAC address")
+	completeFlag(cmd, "affinity", "flow\teach connection for itself", "source\ta client's connections together", "pool\ta client's connections together, to all VIPs of the pool")
+	completeFlag(cmd, "fragments", "follow\tlater fragments follow the first", "hash\tfragments out of order go by addresses alone")
+	for _, free := range []string{"idle-timeout", "affinity-ipv4-prefix", "affinity-ipv6-prefix", "mss"} {
+		completeFlag(cmd, free)
+	}
 	a.completeFlagFrom(cmd, "pool", completePools)
 }
 
@@ -46,26 +61,24 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Tracking: given(cmd, "tracking", f.tracking),
 
 		IdleTimeoutNanoseconds: given(cmd, "idle-timeout", int64(f.idleTimeout)),
-	}
-}
 
-// setEndpoint reads an endpoint into the fields.
-func setEndpoint(fields *steelyardv1.VIPFields, endpoint string) error {
-	addr, port, err := parseEndpoint(endpoint)
-	if err != nil {
-		return err
+		Affinity:           given(cmd, "affinity", f.affinity),
+		AffinityIpv4Prefix: given(cmd, "affinity-ipv4-prefix", f.ipv4Prefix),
+		AffinityIpv6Prefix: given(cmd, "affinity-ipv6-prefix", f.ipv6Prefix),
+		Fragments:          given(cmd, "fragments", f.fragments),
+		Mss:                given(cmd, "mss", f.mss),
+		Quic:               given(cmd, "quic", f.quic),
 	}
-	fields.Address, fields.Port = new(addr.String()), new(uint32(port))
-	return nil
 }
 
 func newVIPAdd(a *app) *cobra.Command {
 	var f vipFlags
 	var backends, checks []string
 	var expect uint64
-	cmd := verb("add NAME ADDRESS:PORT (--pool POOL | --backend ADDRESS[:PORT][,weight=N] ...)", "Add a VIP", 2, 2, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("add NAME ENDPOINT ... (--pool POOL | --backend ADDRESS[:PORT][,weight=N] ...)", "Add a VIP", 2, -1, func(cmd *cobra.Command, args []string) error {
 		fields := f.fields(cmd, args[0])
-		if err := setEndpoint(fields, args[1]); err != nil {
+		var err error
+		if fields.Endpoints, err = parseEndpoints(args[1:]); err != nil {
 			return err
 		}
 		if f.pool == "" && len(backends) == 0 {
@@ -75,7 +88,6 @@ func newVIPAdd(a *app) *cobra.Command {
 			return usage(cmd, "pool %s has backends and checks of its own; give --pool, or --backend and --check", f.pool)
 		}
 		add := &steelyardv1.AddVIP{Vip: fields}
-		var err error
 		if add.Backends, err = parseBackends(backends); err != nil {
 			return err
 		}
@@ -84,17 +96,22 @@ func newVIPAdd(a *app) *cobra.Command {
 		}
 		return a.change(cmd.Context(), expect, vipAdded(f, add, args), &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddVip{AddVip: add}})
 	})
-	cmd.Long = `Add a VIP on an address and a port; port "any" takes every port that no other VIP
-of the address has.
+	cmd.Long = `Add a VIP on one or several endpoints. An ENDPOINT is an address and its ports, with
+commas between: ports, ranges of ports, or "any". A port takes precedence over a
+range that another VIP of the address and protocol has, and a range over "any".
 
 With --backend a pool of the VIP's name is made of the backends. Its check is tcp on
-the VIP's port (icmp for UDP and where the port is any) unless --check says otherwise.`
+the VIP's port, or icmp for UDP and where there is not just one port, unless --check
+says otherwise.`
 	cmd.Example = `  steelyard vip add web 192.0.2.10:80 --backend 10.0.1.10 --backend 10.0.1.11,weight=2
   steelyard vip add web6 [2001:db8::10]:80 --backend 2001:db8:1::10 --check http/healthz
-  steelyard vip add dns 192.0.2.53:53 --protocol udp --mode dsr-l2 --pool resolvers`
+  steelyard vip add dns 192.0.2.53:53 --protocol udp --mode dsr-l2 --pool resolvers
+  steelyard vip add shop 192.0.2.10:80,443 [2001:db8::10]:80,443 --pool web --affinity source
+  steelyard vip add ftp 192.0.2.21:21,30000-30999 --pool ftp --affinity source
+  steelyard vip add h3 192.0.2.10:443 --protocol udp --quic --mode dsr-gue --pool web`
 	f.register(a, cmd)
 	flags := cmd.Flags()
-	flags.StringArrayVar(&backends, "backend", nil, "`ADDRESS[:PORT][,weight=N]` of a backend; repeat for more")
+	flags.StringArrayVar(&backends, "backend", nil, "`ADDRESS[:PORT][,weight=N]` of a backend, and [,server_id=CONFIG:HEX] for QUIC; repeat for more")
 	flags.StringArrayVar(&checks, "check", nil, "check of the backends: `TYPE[:PORT][/PATH]` or none; repeat for more")
 	completeFlag(cmd, "backend")
 	completeFlag(cmd, "check", checkTypes("none")...)
@@ -107,30 +124,50 @@ func vipAdded(f vipFlags, add *steelyardv1.AddVIP, args []string) string {
 	if protocol == "" {
 		protocol = model.TCP.String()
 	}
-	if f.pool != "" {
-		return fmt.Sprintf("added VIP %s %s/%s -> pool %s", args[0], args[1], protocol, f.pool)
+	service := args[1] + "/" + protocol
+	if more := len(args) - 2; more > 0 {
+		service += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Sprintf("added VIP %s %s/%s -> pool %s, %s", args[0], args[1], protocol, args[0], plural(len(add.Backends), "backend"))
+	if f.pool != "" {
+		return fmt.Sprintf("added VIP %s %s -> pool %s", args[0], service, f.pool)
+	}
+	return fmt.Sprintf("added VIP %s %s -> pool %s, %s", args[0], service, args[0], plural(len(add.Backends), "backend"))
 }
 
 func newVIPSet(a *app) *cobra.Command {
 	var f vipFlags
+	var add, remove []string
 	var expect uint64
-	cmd := verb("set NAME [ADDRESS:PORT] [--pool POOL] [--mode MODE] [--tracking TRACKING] ...", "Change a VIP", 1, 2, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("set NAME [ENDPOINT ...] [--pool POOL] [--mode MODE] [--tracking TRACKING] ...", "Change a VIP", 1, -1, func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 && !anyGiven(cmd) {
+			return usage(cmd, "nothing to change: give an ENDPOINT or a flag")
+		}
 		fields := f.fields(cmd, args[0])
-		if len(args) == 2 {
-			if err := setEndpoint(fields, args[1]); err != nil {
-				return err
-			}
-		} else if !anyGiven(cmd) {
-			return usage(cmd, "nothing to change: give an ADDRESS:PORT or a flag")
+		var errs [3]error
+		fields.Endpoints, errs[0] = parseEndpoints(args[1:])
+		fields.AddEndpoints, errs[1] = parseEndpoints(add)
+		fields.RemoveEndpoints, errs[2] = parseEndpoints(remove)
+		if err := errors.Join(errs[:]...); err != nil {
+			return err
 		}
 		return a.change(cmd.Context(), expect, "changed VIP "+args[0], &steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetVip{SetVip: fields}})
 	})
-	cmd.Long = "Change what is given of a VIP, and nothing else."
+	cmd.Long = `Change what is given of a VIP, and nothing else. Endpoints, if any are given, replace
+all that it had; --add-endpoint and --remove-endpoint change single ones. Connections
+to an endpoint that goes break, all others stay.
+
+A VIP that starts to carry QUIC is tracked as it was: --tracking flux is the setting
+of a new one.`
 	cmd.Example = `  steelyard vip set web --pool web-green
-  steelyard vip set web 192.0.2.11:8080`
+  steelyard vip set web 192.0.2.11:8080
+  steelyard vip set web --add-endpoint [2001:db8::10]:80,443 --remove-endpoint 192.0.2.11:8080
+  steelyard vip set web --affinity source --affinity-ipv4-prefix 24
+  steelyard vip set h3 --quic --tracking flux`
 	f.register(a, cmd)
+	cmd.Flags().StringArrayVar(&add, "add-endpoint", nil, "`ENDPOINT` to add; repeat for more")
+	cmd.Flags().StringArrayVar(&remove, "remove-endpoint", nil, "`ENDPOINT` to take away; repeat for more")
+	completeFlag(cmd, "add-endpoint")
+	a.completeFlagFrom(cmd, "remove-endpoint", completeEndpoints)
 	registerExpect(cmd, &expect)
 	cmd.ValidArgsFunction = a.completeArgs(completeVIPs)
 	return cmd
@@ -194,7 +231,7 @@ func printVIPs(w io.Writer, vips []model.VIPStatus) {
 	header := []string{"VIP", "ENDPOINT", "MODE", "POOL", "AVAILABLE", "PACKETS", "BYTES", "CONNECTIONS"}
 	t := newTable(w, append(header, optional(tracked, "FLOWS", influx, "IN FLUX")...)...)
 	for _, v := range vips {
-		cells := []any{v.Name, v.Endpoint(), v.Mode, v.Pool, yesNo(v.Available), v.Packets, size(v.Bytes), v.Connections}
+		cells := []any{v.Name, v.Service(), v.Mode, v.Pool, yesNo(v.Available), v.Packets, size(v.Bytes), v.Connections}
 		t.row(append(cells, optional[any](tracked, v.Flows, influx, yesNo(v.InFlux))...)...)
 	}
 	t.flush()
@@ -240,11 +277,52 @@ func newVIPShow(a *app) *cobra.Command {
 		return a.print(view, func(w io.Writer) {
 			printVIPs(w, []model.VIPStatus{v})
 			fmt.Fprintln(w)
-			properties(w, "tracking", v.Tracking.String(), "idle timeout", span(v.IdleTimeout))
+			properties(w, vipProperties(&v.VIP)...)
 			fmt.Fprintln(w)
 			a.printBackends(w, *pool)
 		})
 	})
 	cmd.ValidArgsFunction = a.completeArgs(completeVIPs)
 	return cmd
+}
+
+func vipProperties(v *model.VIP) []string {
+	pairs := []string{
+		"endpoints", endpointList(v.Endpoints),
+		"tracking", v.Tracking.String(), "idle timeout", span(v.IdleTimeout),
+		"affinity", affinity(v.Affinity), "fragments", v.Fragments.String(),
+	}
+	switch {
+	case v.Protocol == model.UDP:
+		pairs = append(pairs, "QUIC", yesNo(v.QUIC))
+	case v.MSS != 0:
+		pairs = append(pairs, "MSS", fmt.Sprint(v.MSS))
+	default:
+		pairs = append(pairs, "MSS", "any")
+	}
+	return pairs
+}
+
+func affinity(a model.Affinity) string {
+	if a.Scope == model.AffinityFlow {
+		return a.Scope.String()
+	}
+	return fmt.Sprintf("%s, IPv4 /%d, IPv6 /%d", a.Scope, a.IPv4Prefix, a.IPv6Prefix)
+}
+
+// endpointList renders endpoints as the arguments of vip add take them, those of
+// an address together: "192.0.2.10:80,443 [2001:db8::10]:80".
+func endpointList(endpoints []model.Endpoint) string {
+	var b strings.Builder
+	for i, e := range endpoints {
+		switch {
+		case i == 0:
+			b.WriteString(e.String())
+		case e.Address == endpoints[i-1].Address:
+			b.WriteString("," + e.Ports.String())
+		default:
+			b.WriteString(" " + e.String())
+		}
+	}
+	return b.String()
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"os"
 	"slices"
@@ -19,14 +20,31 @@ import (
 
 // Bounds of the data plane's maps. The lower ones still run one small pool.
 const (
-	MaxVIPs     = 10000
-	MaxPools    = 65535
-	MaxBackends = 1<<20 - 2
-	MinSlots    = model.MinTableSize
-	MaxSlots    = 1 << 28
-	MinFlows    = 1024
-	MaxFlows    = 1 << 28
+	MaxVIPs      = 10000
+	MaxEndpoints = 10000
+	MaxPools     = 65535
+	MaxBackends  = 1<<20 - 2
+	MinSlots     = model.MinTableSize
+	MaxSlots     = 1 << 28
+	MinFlows     = 1024
+	MaxFlows     = 1 << 28
+	MinFragments = 1024
+	MaxFragments = 1 << 24
 )
+
+// Bounds of encapsulation.
+const (
+	// MaxSourceBits is the most host bits of a source prefix: that many bits of
+	// the flow hash fill them.
+	MaxSourceBits = 16
+	// MinMTU is what every IPv4 host must take (RFC 1122, section 3.3.2); over
+	// IPv6 no path has less than 1280 bytes.
+	MinMTU = 576
+	MaxMTU = 65535
+)
+
+// MaxICMPRate bounds the answers per second and CPU.
+const MaxICMPRate = 1_000_000
 
 // LogFormat is how log lines are written.
 type LogFormat uint8
@@ -56,9 +74,12 @@ type Config struct {
 	// not given, the node makes one of its own.
 	HashSeed      [16]byte
 	Encapsulation Encapsulation
-	Limits        Limits
-	API           API
-	Metrics       Metrics
+	// ICMPRate is how many packet-too-big and time-exceeded messages each CPU sends
+	// per second at most, 0 to [MaxICMPRate].
+	ICMPRate uint32
+	Limits   Limits
+	API      API
+	Metrics  Metrics
 	// Store is the absolute path of the file that keeps desired state.
 	Store string
 	// PinPath is the absolute path of a directory in a bpffs, where programs and
@@ -72,19 +93,33 @@ type Config struct {
 	Log        Log
 }
 
-// Encapsulation holds the outer source addresses; the zero Addr stands for the
-// address that the route to the backend prefers.
+// Encapsulation says what outer headers look like.
 type Encapsulation struct {
-	SourceIPv4, SourceIPv6 netip.Addr
+	// SourceIPv4 and SourceIPv6 are prefixes whose host bits, [MaxSourceBits] at
+	// most, come from the flow hash; a single address is one of full length. The
+	// zero Prefix stands for the address that the route to the backend prefers.
+	SourceIPv4, SourceIPv6 netip.Prefix
+	// GUEPort is the UDP destination port of dsr-gue, in host byte order.
+	GUEPort uint16
+	// GUEChecksum: fill in the UDP checksum of outer headers.
+	GUEChecksum bool
+	// MTU bounds IP packets on the way to backends, outer headers included, in
+	// bytes, [MinMTU] to [MaxMTU]; 0: that of the route.
+	MTU uint16
 }
 
 // Limits are the sizes of the data plane's maps, in entries.
 type Limits struct {
 	VIPs, Pools, Backends uint32
+	// Endpoints of all VIPs together; a range of ports is one.
+	Endpoints uint32
 	// Slots of all pools together.
 	Slots uint32
 	// Flows that the flow table has room for, a power of two.
 	Flows uint32
+	// Fragments is how many packets in fragments are followed at the same time, a
+	// power of two.
+	Fragments uint32
 }
 
 // API is where the daemon serves its API.
@@ -110,12 +145,14 @@ type Log struct {
 // Default returns the configuration of an empty file.
 func Default() Config {
 	return Config{
-		Limits:     Limits{VIPs: 1024, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20},
-		API:        API{Socket: "/run/steelyard/api.sock"},
-		Metrics:    Metrics{Listen: "127.0.0.1:9464"},
-		Store:      "/var/lib/steelyard/state.db",
-		PinPath:    "/sys/fs/bpf/steelyard",
-		SweepShare: 5,
+		Encapsulation: Encapsulation{GUEPort: 6080},
+		ICMPRate:      1000,
+		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14},
+		API:           API{Socket: "/run/steelyard/api.sock"},
+		Metrics:       Metrics{Listen: "127.0.0.1:9464"},
+		Store:         "/var/lib/steelyard/state.db",
+		PinPath:       "/sys/fs/bpf/steelyard",
+		SweepShare:    5,
 	}
 }
 
@@ -174,15 +211,21 @@ func (r *reader) config(root node, c *Config) {
 		"xdp_mode":   oneOf(r, &c.XDPMode, model.XDPAuto, model.XDPNative, model.XDPGeneric),
 		"hash_seed":  r.text(setSeed(&c.HashSeed)),
 		"encapsulation": r.section(keys{
-			"source_ipv4": r.text(setSource(&c.Encapsulation.SourceIPv4, netip.Addr.Is4, "IPv4")),
-			"source_ipv6": r.text(setSource(&c.Encapsulation.SourceIPv6, netip.Addr.Is6, "IPv6")),
+			"source_ipv4":  r.text(setSource(&c.Encapsulation.SourceIPv4, netip.Addr.Is4, "IPv4")),
+			"source_ipv6":  r.text(setSource(&c.Encapsulation.SourceIPv6, netip.Addr.Is6, "IPv6")),
+			"gue_port":     number(r, &c.Encapsulation.GUEPort, 1, math.MaxUint16),
+			"gue_checksum": r.truth(&c.Encapsulation.GUEChecksum),
+			"mtu":          zeroOr(r, &c.Encapsulation.MTU, MinMTU, MaxMTU),
 		}),
+		"icmp_rate": number(r, &c.ICMPRate, 0, MaxICMPRate),
 		"limits": r.section(keys{
-			"vips":     r.number(&c.Limits.VIPs, 1, MaxVIPs),
-			"pools":    r.number(&c.Limits.Pools, 1, MaxPools),
-			"backends": r.number(&c.Limits.Backends, 1, MaxBackends),
-			"slots":    r.number(&c.Limits.Slots, MinSlots, MaxSlots),
-			"flows":    r.powerOfTwo(&c.Limits.Flows, MinFlows, MaxFlows),
+			"vips":      number(r, &c.Limits.VIPs, 1, MaxVIPs),
+			"endpoints": number(r, &c.Limits.Endpoints, 1, MaxEndpoints),
+			"pools":     number(r, &c.Limits.Pools, 1, MaxPools),
+			"backends":  number(r, &c.Limits.Backends, 1, MaxBackends),
+			"slots":     number(r, &c.Limits.Slots, MinSlots, MaxSlots),
+			"flows":     powerOfTwo(r, &c.Limits.Flows, MinFlows, MaxFlows),
+			"fragments": powerOfTwo(r, &c.Limits.Fragments, MinFragments, MaxFragments),
 		}),
 		"api": r.section(keys{
 			"socket": r.text(setSocket(&c.API.Socket)),
@@ -194,7 +237,7 @@ func (r *reader) config(root node, c *Config) {
 		"store":          r.text(setPath(&c.Store)),
 		"pin_path":       r.text(setPath(&c.PinPath)),
 		"detach_on_exit": r.truth(&c.DetachOnExit),
-		"sweep_share":    r.number(&c.SweepShare, 1, 100),
+		"sweep_share":    number(r, &c.SweepShare, 1, 100),
 		"log": r.section(keys{
 			"level":  r.text(setLevel(&c.Log.Level)),
 			"format": oneOf(r, &c.Log.Format, LogText, LogJSON),

@@ -61,8 +61,9 @@ func TestEverythingGiven(t *testing.T) {
 interfaces: [ens1f0, bond0.100]
 xdp_mode: native
 hash_seed: "00112233445566778899aabbccddeeff"
-encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::1" }
-limits: { vips: 10000, pools: 65535, backends: 1048574, slots: 268435456, flows: 5000000 }
+encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::/112", gue_port: 65535, gue_checksum: true, mtu: 9000 }
+icmp_rate: 0
+limits: { vips: 10000, endpoints: 10000, pools: 65535, backends: 1048574, slots: 268435456, flows: 5000000, fragments: 16777216 }
 api: { socket: /run/a/../b.sock, group: adm }
 metrics: { listen: "[2001:db8::1]:9464" }
 store: /srv/state.db
@@ -78,8 +79,8 @@ log: { level: debug, format: json }
 		Interfaces:    []string{"ens1f0", "bond0.100"},
 		XDPMode:       model.XDPNative,
 		HashSeed:      [16]byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
-		Encapsulation: Encapsulation{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		Limits:        Limits{VIPs: 10000, Pools: 65535, Backends: 1<<20 - 2, Slots: 1 << 28, Flows: 1 << 23},
+		Encapsulation: Encapsulation{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/112"), 65535, true, 9000},
+		Limits:        Limits{VIPs: 10000, Endpoints: 10000, Pools: 65535, Backends: 1<<20 - 2, Slots: 1 << 28, Flows: 1 << 23, Fragments: 1 << 24},
 		API:           API{Socket: "/run/b.sock", Group: "adm"},
 		Metrics:       Metrics{Listen: "[2001:db8::1]:9464"},
 		Store:         "/srv/state.db",
@@ -99,6 +100,28 @@ func TestFlowsAreAPowerOfTwo(t *testing.T) {
 		if err != nil || c.Limits.Flows != want {
 			t.Errorf("%d gives %d, want %d; %v", given, c.Limits.Flows, want, err)
 		}
+	}
+}
+
+func TestFragmentsAreAPowerOfTwo(t *testing.T) {
+	c, err := Parse("fragments.yaml", []byte("limits: {fragments: 20000}\n"))
+	if err != nil || c.Limits.Fragments != 32768 || c.Limits.Flows != Default().Limits.Flows {
+		t.Errorf("20000 gives %+v, %v", c.Limits, err)
+	}
+}
+
+func TestSources(t *testing.T) {
+	for given, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1/32", "192.0.2.1/32": "192.0.2.1/32", "198.18.0.0/16": "198.18.0.0/16", "192.0.2.64/26": "192.0.2.64/26",
+	} {
+		c, err := Parse("source.yaml", fmt.Appendf(nil, "encapsulation: {source_ipv4: %s}\n", given))
+		if err != nil || c.Encapsulation.SourceIPv4.String() != want {
+			t.Errorf("%s gives %v, %v", given, c.Encapsulation.SourceIPv4, err)
+		}
+	}
+	c, err := Parse("source.yaml", []byte("encapsulation: {source_ipv4: \"\", mtu: 0}\n"))
+	if err != nil || c.Encapsulation != Default().Encapsulation {
+		t.Errorf("nothing gives %+v, %v", c.Encapsulation, err)
 	}
 }
 
@@ -162,10 +185,27 @@ func TestBadInput(t *testing.T) {
 		{"seed short", "hash_seed: \"0011\"\n", "1:12", "want 32 hexadecimal digits"},
 		{"seed not hex", "hash_seed: \"zz112233445566778899aabbccddeeff\"\n", "1:12", "want 32 hexadecimal digits"},
 		{"seed zero", "hash_seed: \"00000000000000000000000000000000\"\n", "1:12", "all zeros"},
-		{"source of the other family", "encapsulation: {source_ipv4: \"2001:db8::1\"}\n", "1:30", "is not an IPv4 address"},
-		{"source not an address", "encapsulation: {source_ipv6: lo}\n", "1:30", "is not an IPv6 address"},
-		{"source mapped", "encapsulation: {source_ipv6: \"::ffff:192.0.2.1\"}\n", "1:30", "is not an IPv6 address"},
+		{"source of the other family", "encapsulation: {source_ipv4: \"2001:db8::1\"}\n", "1:30", "is neither an IPv4 address nor a prefix of them"},
+		{"source not an address", "encapsulation: {source_ipv6: lo}\n", "1:30", "is neither an IPv6 address nor a prefix of them"},
+		{"source mapped", "encapsulation: {source_ipv6: \"::ffff:192.0.2.1\"}\n", "1:30", "is neither an IPv6 address nor a prefix of them"},
 		{"source loopback", "encapsulation: {source_ipv4: 127.0.0.1}\n", "1:30", "cannot be the source"},
+		{"source prefix too short", "encapsulation: {source_ipv4: 198.18.0.0/15}\n", "1:30", "leaves 17 bits free, at most 16 are possible; write a longer prefix, /16 or more"},
+		{"source prefix too short, IPv6", "encapsulation: {source_ipv6: \"2001:db8::/64\"}\n", "1:30", "leaves 64 bits free, at most 16 are possible; write a longer prefix, /112 or more"},
+		{"source prefix with host bits", "encapsulation: {source_ipv4: 192.0.2.1/24}\n", "1:30", "has bits behind its length; write 192.0.2.0/24, or 192.0.2.1 for the one address"},
+		{"source prefix mapped", "encapsulation: {source_ipv6: \"::ffff:192.0.2.0/120\"}\n", "1:30", "is neither an IPv6 address"},
+		{"source prefix too long", "encapsulation: {source_ipv4: 192.0.2.1/33}\n", "1:30", "is neither an IPv4 address"},
+		{"source prefix loopback", "encapsulation: {source_ipv4: 127.0.0.0/24}\n", "1:30", "cannot be the source"},
+		{"GUE port 0", "encapsulation: {gue_port: 0}\n", "1:27", "0 is out of range 1 to 65535"},
+		{"GUE port too high", "encapsulation: {gue_port: 65536}\n", "1:27", "65536 is out of range 1 to 65535"},
+		{"GUE checksum", "encapsulation: {gue_checksum: 1}\n", "1:31", "encapsulation.gue_checksum: want true or false"},
+		{"MTU too small", "encapsulation: {mtu: 575}\n", "1:22", "encapsulation.mtu: 575 is out of range 576 to 65535"},
+		{"MTU too large", "encapsulation: {mtu: 65536}\n", "1:22", "65536 is out of range 576 to 65535"},
+		{"MTU below 0", "encapsulation: {mtu: -1}\n", "1:22", "-1 is out of range 576 to 65535"},
+		{"ICMP rate", "icmp_rate: 1000001\n", "1:12", "1000001 is out of range 0 to 1000000"},
+		{"endpoints, none", "limits: {endpoints: 0}\n", "1:21", "0 is out of range 1 to 10000"},
+		{"endpoints, many", "limits: {endpoints: 10001}\n", "1:21", "10001 is out of range 1 to 10000"},
+		{"fragments, few", "limits: {fragments: 1023}\n", "1:21", "out of range 1024 to 16777216"},
+		{"fragments, many", "limits: {fragments: 16777217}\n", "1:21", "out of range 1024 to 16777216"},
 		{"source with a zone", "encapsulation: {source_ipv6: \"fe80::1%eth0\"}\n", "1:30", "has a zone"},
 		{"socket relative", "api: {socket: api.sock}\n", "1:15", "is not an absolute path"},
 		{"socket too long", "api: {socket: /" + strings.Repeat("x", 107) + "}\n", "1:15", "at most 107 bytes, this one has 108"},

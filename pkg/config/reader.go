@@ -153,7 +153,7 @@ func quoted(value node) string {
 	return ""
 }
 
-func (r *reader) number(dst *uint32, low, high uint32) field {
+func number[T uint16 | uint32](r *reader, dst *T, low, high T) field {
 	return func(path string, value node) {
 		i, ok := value.(*ast.IntegerNode)
 		if !ok {
@@ -165,15 +165,26 @@ func (r *reader) number(dst *uint32, low, high uint32) field {
 			r.fail(value, path, "%v is out of range %d to %d", i.Value, low, high)
 			return
 		}
-		*dst = uint32(n)
+		*dst = T(n)
+	}
+}
+
+// zeroOr reads a number that may also be 0.
+func zeroOr[T uint16 | uint32](r *reader, dst *T, low, high T) field {
+	return func(path string, value node) {
+		if i, ok := value.(*ast.IntegerNode); ok && i.Value == uint64(0) {
+			*dst = 0
+			return
+		}
+		number(r, dst, low, high)(path, value)
 	}
 }
 
 // powerOfTwo reads a number and rounds it up to a power of two. high is one.
-func (r *reader) powerOfTwo(dst *uint32, low, high uint32) field {
+func powerOfTwo(r *reader, dst *uint32, low, high uint32) field {
 	return func(path string, value node) {
 		n := *dst
-		r.number(&n, low, high)(path, value)
+		number(r, &n, low, high)(path, value)
 		*dst = 1 << bits.Len32(n-1)
 	}
 }

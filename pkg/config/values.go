@@ -34,24 +34,34 @@ func setSeed(dst *[16]byte) setter {
 	}
 }
 
-// setSource takes a unicast address of one family; an empty value stands for
-// the address that the route prefers.
-func setSource(dst *netip.Addr, ofFamily func(netip.Addr) bool, family string) setter {
+// setSource takes a unicast address of one family, or a prefix of at most
+// [MaxSourceBits] host bits; an empty value stands for the address that the route
+// prefers.
+func setSource(dst *netip.Prefix, ofFamily func(netip.Addr) bool, family string) setter {
 	return func(value string) error {
 		if value == "" {
-			*dst = netip.Addr{}
+			*dst = netip.Prefix{}
 			return nil
 		}
-		addr, err := netip.ParseAddr(value)
+		prefix, err := netip.ParsePrefix(value)
+		if addr, single := netip.ParseAddr(value); single == nil {
+			if addr.Zone() != "" {
+				return fmt.Errorf("%s has a zone; use an address without one", addr)
+			}
+			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
+		}
+		addr := prefix.Addr()
 		switch {
 		case err != nil || !ofFamily(addr) || addr.Is4In6():
-			return fmt.Errorf("%q is not an %s address", value, family)
-		case addr.Zone() != "":
-			return fmt.Errorf("%s has a zone; use an address without one", addr)
+			return fmt.Errorf("%q is neither an %s address nor a prefix of them", value, family)
 		case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() || addr.IsLinkLocalUnicast():
 			return fmt.Errorf("%s cannot be the source of packets to other hosts", addr)
+		case addr.BitLen()-prefix.Bits() > MaxSourceBits:
+			return fmt.Errorf("%s leaves %d bits free, at most %d are possible; write a longer prefix, /%d or more", prefix, addr.BitLen()-prefix.Bits(), MaxSourceBits, addr.BitLen()-MaxSourceBits)
+		case prefix != prefix.Masked():
+			return fmt.Errorf("%s has bits behind its length; write %s, or %s for the one address", prefix, prefix.Masked(), addr)
 		}
-		*dst = addr
+		*dst = prefix
 		return nil
 	}
 }

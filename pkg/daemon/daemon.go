@@ -80,7 +80,7 @@ func (d *daemon) open() error {
 			return fmt.Errorf("metrics: %w; set metrics.listen in the configuration to another address, or to \"\" for none", err)
 		}
 	}
-	if d.plane, err = dataplane.Open(d.Config.PinPath, dataplane.Limits(d.Config.Limits), dataplane.NewSeed(seed)); err != nil {
+	if d.plane, err = dataplane.Open(d.Config.PinPath, dataplane.Limits(d.Config.Limits), planeOptions(d.Config, seed)); err != nil {
 		return err
 	}
 	if d.plane.Adopted() {
@@ -100,12 +100,25 @@ func (d *daemon) open() error {
 		Store:     d.store,
 		Log:       d.Log,
 		Version:   d.Version,
-		OuterIPv4: d.Config.Encapsulation.SourceIPv4,
-		OuterIPv6: d.Config.Encapsulation.SourceIPv6,
+		OuterIPv4: d.Config.Encapsulation.SourceIPv4.Addr(),
+		OuterIPv6: d.Config.Encapsulation.SourceIPv6.Addr(),
+		MTU:       int(d.Config.Encapsulation.MTU),
 
 		SweepShare: int(d.Config.SweepShare),
 	})
 	return err
+}
+
+// planeOptions are what the packet path has of the configuration, and the seed.
+func planeOptions(c config.Config, seed [16]byte) dataplane.Options {
+	return dataplane.Options{
+		Seed:        dataplane.NewSeed(seed),
+		SourceIPv4:  c.Encapsulation.SourceIPv4,
+		SourceIPv6:  c.Encapsulation.SourceIPv6,
+		GUEPort:     c.Encapsulation.GUEPort,
+		GUEChecksum: c.Encapsulation.GUEChecksum,
+		ICMPRate:    c.ICMPRate,
+	}
 }
 
 func (d *daemon) close() error {

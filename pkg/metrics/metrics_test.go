@@ -36,6 +36,18 @@ func (s *source) Status(context.Context) (model.Status, error) {
 	return s.status, s.err
 }
 
+func endpoints(texts ...string) []model.Endpoint {
+	var out []model.Endpoint
+	for _, s := range texts {
+		e, err := model.ParseEndpoint(s)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
 func filled() model.Status {
 	now := time.Unix(1_700_000_000, 0)
 	check := func(name string, h model.Health, result string) model.CheckStatus {
@@ -45,9 +57,9 @@ func filled() model.Status {
 		Started: now, Revision: 7, Applied: 6, Error: "no room",
 		Interfaces: []model.InterfaceStatus{{Name: "eth1", Mode: "native"}},
 		VIPs: []model.VIPStatus{
-			{VIP: model.VIP{Name: "web", Address: netip.MustParseAddr("192.0.2.10"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRIPIP, Pool: "web"},
+			{VIP: model.VIP{Name: "web", Endpoints: endpoints("192.0.2.10:80", "192.0.2.10:8000-8100", "[2001:db8::10]:80"), Protocol: model.TCP, Mode: model.ModeDSRGUE, Pool: "web"},
 				Available: true, InFlux: true, Flows: 21, Counters: model.Counters{Packets: 10, Bytes: 2000, Connections: 3}},
-			{VIP: model.VIP{Name: "dns", Address: netip.MustParseAddr("2001:db8::53"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web"}},
+			{VIP: model.VIP{Name: "dns", Endpoints: endpoints("[2001:db8::53]:any"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web"}},
 		},
 		Pools: []model.PoolStatus{{Name: "web", TableSize: 65537, SlotsInFlux: 300, Backends: []model.BackendStatus{
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 2, State: model.Enabled},
@@ -57,7 +69,7 @@ func filled() model.Status {
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8:1::10"), Port: 8080}, Weight: 1, State: model.Draining},
 				Health: model.HealthDown, Flows: 42, KeepsFlows: true, Named: true, Checks: []model.CheckStatus{check("tcp", model.HealthDown, "L4CON")}},
 		}}},
-		Reasons: []model.Reason{{Name: "pass_not_vip", Packets: 5}, {Name: "tx_echo_reply", Packets: 1}, {Name: "redirect_forwarded", Packets: 10}, {Name: "drop_fragment"}},
+		Reasons: []model.Reason{{Name: "pass_not_vip", Packets: 5}, {Name: "tx_echo_reply", Packets: 1}, {Name: "redirect_forwarded", Packets: 10}, {Name: "drop_fragment_early"}},
 		Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}},
 		Flows: model.FlowTable{Live: 63, Capacity: 1024, SlotsInFlux: 300, Sweeps: 5, Entries: 1000, Took: 2500 * time.Microsecond,
 			Remembered: 70, Evicted: 4, EvictedConnections: 3, Unremembered: 2},

@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -77,34 +76,32 @@ func (s snapshot) node(e emitter) {
 }
 
 func (s snapshot) vips(e emitter) {
-	labels := []string{"vip", "address", "port", "protocol"}
-	packets := e.counter("vip_packets_total", "Packets that arrived for a VIP, dropped ones included.", labels...)
-	bytes := e.counter("vip_bytes_total", "Bytes that arrived for a VIP, from the IP header on, before any encapsulation.", labels...)
-	connections := e.counter("vip_connections_total", "Connections asked for of a VIP: TCP SYNs.", labels...)
-	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", labels...)
-	flows := e.gauge("vip_flows", "Flows of a VIP that the flow table holds.", labels...)
-	influx := e.gauge("vip_in_flux", "1 while flows may be on the pool that a VIP had before.", labels...)
-	info := e.gauge("vip_info", "Always 1; how a VIP is forwarded, and the pool that serves it.", append(labels, "mode", "pool")...)
+	packets := e.counter("vip_packets_total", "Packets that arrived for a VIP, dropped ones included.", "vip")
+	bytes := e.counter("vip_bytes_total", "Bytes that arrived for a VIP, from the IP header on, before any encapsulation.", "vip")
+	connections := e.counter("vip_connections_total", "Connections asked for of a VIP: TCP SYNs and QUIC Initials.", "vip")
+	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", "vip")
+	flows := e.gauge("vip_flows", "Flows of a VIP that the flow table holds.", "vip")
+	influx := e.gauge("vip_in_flux", "1 while flows may be where the VIP's pool or affinity had them before.", "vip")
+	info := e.gauge("vip_info", "Always 1; what a VIP carries, how it is forwarded, and the pool that serves it.", "vip", "protocol", "mode", "pool")
+	endpoint := e.gauge("vip_endpoint_info", "Always 1; an address of a VIP and its ports there: a number, a range or any.", "vip", "address", "ports", "protocol")
 	for _, v := range s.status.VIPs {
-		port := "any"
-		if v.Port != 0 {
-			port = strconv.Itoa(int(v.Port))
+		packets(float64(v.Packets), v.Name)
+		bytes(float64(v.Bytes), v.Name)
+		connections(float64(v.Connections), v.Name)
+		available(number(v.Available), v.Name)
+		flows(float64(v.Flows), v.Name)
+		influx(number(v.InFlux), v.Name)
+		info(1, v.Name, v.Protocol.String(), v.Mode.String(), v.Pool)
+		for _, at := range v.Endpoints {
+			endpoint(1, v.Name, at.Address.String(), at.Ports.String(), v.Protocol.String())
 		}
-		values := []string{v.Name, v.Address.String(), port, v.Protocol.String()}
-		packets(float64(v.Packets), values...)
-		bytes(float64(v.Bytes), values...)
-		connections(float64(v.Connections), values...)
-		available(number(v.Available), values...)
-		flows(float64(v.Flows), values...)
-		influx(number(v.InFlux), values...)
-		info(1, append(values, v.Mode.String(), v.Pool)...)
 	}
 }
 
 func (s snapshot) pools(e emitter) {
 	packets := e.counter("backend_packets_total", "Packets forwarded to a backend.", "pool", "backend")
 	bytes := e.counter("backend_bytes_total", "Bytes forwarded to a backend, from the IP header on, before any encapsulation.", "pool", "backend")
-	connections := e.counter("backend_connections_total", "Connections opened to a backend: TCP SYNs forwarded.", "pool", "backend")
+	connections := e.counter("backend_connections_total", "Connections opened to a backend: TCP SYNs and QUIC Initials forwarded.", "pool", "backend")
 	up := e.gauge("backend_up", "1 while all checks of a backend pass.", "pool", "backend")
 	health := e.gauge("backend_health", "1 for the health that a backend has, 0 for the others.", "pool", "backend", "health")
 	state := e.gauge("backend_state", "1 for the administrative state that a backend has, 0 for the others.", "pool", "backend", "state")

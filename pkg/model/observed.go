@@ -31,7 +31,7 @@ func (h Health) String() string {
 // Counters of a VIP or a backend since the data plane was loaded.
 type Counters struct {
 	Packets, Bytes uint64
-	// Connections counts openers: TCP SYNs without ACK.
+	// Connections counts openers: TCP SYNs without ACK, QUIC Initials.
 	Connections uint64
 }
 

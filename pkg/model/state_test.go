@@ -3,6 +3,7 @@ package model
 import (
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -14,6 +15,8 @@ func TestCloneIsDeep(t *testing.T) {
 		s.Pools[0].Name = "spoilt"
 		s.Pools[1].Backends[0].Weight = 99
 		s.Pools[1].Checks[0].Path = "/spoilt"
+		s.VIPs[4].Endpoints[0].Ports = Port(9)
+		s.Pools[1].Backends[0].ServerIDs[0].ID = "spoilt"
 		_ = append(s.Pools[1].Backends[:1], Backend{})
 		_ = append(s.Pools[1].Checks[:1], Check{})
 		_ = append(s.Pools[:1], Pool{})
@@ -42,7 +45,13 @@ func TestSortIsCanonical(t *testing.T) {
 	for range 50 {
 		s := valid()
 		seed.Shuffle(len(s.VIPs), func(i, j int) { s.VIPs[i], s.VIPs[j] = s.VIPs[j], s.VIPs[i] })
+		for _, v := range s.VIPs {
+			seed.Shuffle(len(v.Endpoints), func(i, j int) { v.Endpoints[i], v.Endpoints[j] = v.Endpoints[j], v.Endpoints[i] })
+		}
 		for _, p := range s.Pools {
+			for _, b := range p.Backends {
+				slices.Reverse(b.ServerIDs)
+			}
 			seed.Shuffle(len(p.Backends), func(i, j int) { p.Backends[i], p.Backends[j] = p.Backends[j], p.Backends[i] })
 			seed.Shuffle(len(p.Checks), func(i, j int) { p.Checks[i], p.Checks[j] = p.Checks[j], p.Checks[i] })
 		}
@@ -75,7 +84,7 @@ func TestFind(t *testing.T) {
 	if err != nil || c != &s.web().Checks[2] {
 		t.Errorf("got %v, %v", c, err)
 	}
-	if got := s.VIPsOf("web"); !reflect.DeepEqual(got, []string{"any", "web", "web-quic", "web6"}) {
+	if got := s.VIPsOf("web"); !reflect.DeepEqual(got, []string{"any", "web", "web-quic", "web6", "wide"}) {
 		t.Errorf("the VIPs of web are %q", got)
 	}
 	if got := s.VIPsOf("spare"); got != nil {
@@ -92,7 +101,7 @@ func TestNotFound(t *testing.T) {
 	_, check := s.Check("web", "htpp")
 	_, checkOfNone := s.Check("database", "tcp")
 	for want, err := range map[string]error{
-		`no VIP "wbe"; did you mean web, web6?`:                                    vip,
+		`no VIP "wbe"; did you mean web, web6, wide?`:                              vip,
 		`no pool "sparse"; did you mean spare?`:                                    pool,
 		`no backend "10.0.1.11" in pool "web"; did you mean 10.0.1.10, 10.0.1.20?`: backend,
 		`no pool "webb"; did you mean web?`:                                        backendOfNone,

@@ -20,6 +20,30 @@ func backend(s string) Backend {
 	return Backend{BackendID: id, Weight: DefaultWeight, State: Enabled}
 }
 
+func endpoints(texts ...string) []Endpoint {
+	var out []Endpoint
+	for _, s := range texts {
+		e, err := ParseEndpoint(s)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func serverIDs(texts ...string) []ServerID {
+	var out []ServerID
+	for _, s := range texts {
+		id, err := ParseServerID(s)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, id)
+	}
+	return out
+}
+
 func check(kind CheckType) Check {
 	c := Check{Type: kind}.WithDefaults()
 	if kind != CheckICMP {
@@ -36,10 +60,11 @@ func valid() State {
 	datagram.Send, datagram.Body = "?", "!"
 	s := State{
 		VIPs: []VIP{
-			{Name: "any", Address: address("192.0.2.1"), Protocol: TCP, Mode: ModeDSRIPIP, Pool: "web"},
-			{Name: "web", Address: address("192.0.2.1"), Protocol: TCP, Port: 80, Mode: ModeDSRL2, Pool: "web"},
-			{Name: "web-quic", Address: address("192.0.2.1"), Protocol: UDP, Port: 80, Mode: ModeDSRL2, Pool: "web"},
-			{Name: "web6", Address: address("2001:db8::1"), Protocol: TCP, Port: 80, Mode: ModeDSRIPIP, Pool: "web"},
+			{Name: "any", Endpoints: endpoints("192.0.2.1:any"), Protocol: TCP, Mode: ModeDSRIPIP, Pool: "web"},
+			{Name: "web", Endpoints: endpoints("192.0.2.1:80"), Protocol: TCP, Mode: ModeDSRL2, Pool: "web", MSS: 1400},
+			{Name: "web-quic", Endpoints: endpoints("192.0.2.1:80"), Protocol: UDP, Mode: ModeDSRL2, Pool: "web", QUIC: true},
+			{Name: "web6", Endpoints: endpoints("[2001:db8::1]:80"), Protocol: TCP, Mode: ModeDSRGUE, Pool: "web"},
+			{Name: "wide", Endpoints: endpoints("192.0.2.2:80", "192.0.2.2:8000-8100", "[2001:db8::2]:any"), Protocol: TCP, Mode: ModeDSRIPIP, Pool: "web"},
 		},
 		Pools: []Pool{
 			{Name: "spare", TableSize: MaxTableSize, OnAllDown: OnAllDownLastKnown},
@@ -52,8 +77,12 @@ func valid() State {
 		},
 	}
 	for i := range s.VIPs {
-		s.VIPs[i].Tracking, s.VIPs[i].IdleTimeout = DefaultTracking(s.VIPs[i].Protocol), DefaultIdleTimeout
+		v := &s.VIPs[i]
+		v.Tracking, v.IdleTimeout, v.Affinity, v.Fragments = v.DefaultTracking(), DefaultIdleTimeout, DefaultAffinity(), FragmentsFollow
 	}
+	s.VIPs[4].Affinity, s.VIPs[4].Fragments = Affinity{AffinityPool, 24, 56}, FragmentsHash
+	s.web().Backends[0].ServerIDs = serverIDs("0:c4605e", "6:01")
+	s.web().Backends[1].ServerIDs = serverIDs("0:c4605f")
 	return s
 }
 
@@ -65,7 +94,7 @@ func TestValid(t *testing.T) {
 		"empty":           func(s *State) { *s = State{} },
 		"weights":         func(s *State) { s.web().Backends[0].Weight, s.web().Backends[1].Weight = 0, MaxWeight },
 		"port of the VIP": func(s *State) { s.VIPs = s.VIPs[1:2]; s.web().Backends[0].Port = 80 },
-		"port for any":    func(s *State) { s.VIPs[1].Port = 443; s.web().Checks[0].Port = 9 },
+		"port for any":    func(s *State) { s.VIPs[1].Endpoints = endpoints("192.0.2.1:443"); s.web().Checks[0].Port = 9 },
 		"port of the backends": func(s *State) {
 			s.VIPs = nil
 			s.web().Backends = []Backend{backend("10.0.1.10:81")}
@@ -102,7 +131,7 @@ func many(n int) []Backend {
 }
 
 func TestInvalid(t *testing.T) {
-	for _, row := range slices.Concat(invalidVIPs(), invalidPools(), invalidBackends(), invalidChecks(), invalidRequests()) {
+	for _, row := range slices.Concat(invalidVIPs(), invalidEndpoints(), invalidVIPSettings(), invalidServerIDs(), invalidPools(), invalidBackends(), invalidChecks(), invalidRequests()) {
 		t.Run(row.name, func(t *testing.T) {
 			s := valid()
 			row.change(&s)
@@ -137,29 +166,31 @@ func invalidVIPs() []invalid {
 		{"VIP name with a line break", func(s *State) { s.VIPs[1].Name = "a\n" }, []string{`VIP "a\n", name: "a\n"` + wantName}},
 		{"VIP name that looks like an option", func(s *State) { s.VIPs[1].Name = "-a" }, []string{`VIP "-a", name: "-a"` + wantName}},
 		{"VIP name twice", func(s *State) { s.VIPs[1].Name = "any" }, []string{`VIP "any": this name is taken by another VIP`}},
-		{"overlapping VIPs", func(s *State) { s.VIPs[1].Port = 0 }, []string{`VIP "web": overlaps VIP "any": both are 192.0.2.1:any/tcp`}},
-		{"overlapping VIPs with a port", func(s *State) { s.VIPs[2].Protocol = TCP }, []string{`VIP "web-quic": overlaps VIP "web": both are 192.0.2.1:80/tcp`}},
-		{"no protocol", func(s *State) { s.VIPs[1].Protocol = 0 }, []string{`VIP "web", protocol: want tcp or udp`}},
-		{"unknown protocol", func(s *State) { s.VIPs[1].Protocol = 132 }, []string{`VIP "web", protocol: want tcp or udp`}},
-		{"no mode", func(s *State) { s.VIPs[1].Mode = 0 }, []string{`VIP "web", mode: want dsr-l2 or dsr-ipip`}},
-		{"unknown mode", func(s *State) { s.VIPs[1].Mode = 3 }, []string{`VIP "web", mode: want dsr-l2 or dsr-ipip`}},
+		{"overlapping VIPs", func(s *State) { s.VIPs[1].Endpoints = endpoints("192.0.2.1:any") }, []string{`VIP "web": overlaps VIP "any": both have 192.0.2.1:any/tcp`}},
+		{"overlapping VIPs with a port", func(s *State) { s.VIPs[2].Protocol, s.VIPs[2].QUIC = TCP, false }, []string{`VIP "web-quic": overlaps VIP "web": both have 192.0.2.1:80/tcp`}},
+		{"no protocol", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].MSS = 0, 0 }, []string{`VIP "web", protocol: want tcp or udp`}},
+		{"unknown protocol", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].MSS = 132, 0 }, []string{`VIP "web", protocol: want tcp or udp`}},
+		{"no mode", func(s *State) { s.VIPs[1].Mode = 0 }, []string{`VIP "web", mode: want dsr-l2, dsr-ipip or dsr-gue`}},
+		{"unknown mode", func(s *State) { s.VIPs[1].Mode = 4 }, []string{`VIP "web", mode: want dsr-l2, dsr-ipip or dsr-gue`}},
 		{"no pool named", func(s *State) { s.VIPs[1].Pool = "" }, []string{`VIP "web", pool: no pool ""`}},
 		{"unknown pool", func(s *State) { s.VIPs[1].Pool = "wbe" }, []string{`VIP "web", pool: no pool "wbe"; did you mean web?`}},
 		{"pool without backends", func(s *State) { s.VIPs[1].Pool = "spare" },
 			[]string{`VIP "web", pool: pool "spare" has no backends; add one first: steelyard backend add spare ADDRESS`}},
 		{"port translation under dsr-l2", func(s *State) { s.VIPs = s.VIPs[1:2]; s.web().Backends[0].Port = 8080 },
 			[]string{`VIP "web": mode dsr-l2 cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's`}},
-		{"port translation under dsr-ipip", func(s *State) { s.VIPs = s.VIPs[3:]; s.web().Backends[0].Port = 8080 },
-			[]string{`VIP "web6": mode dsr-ipip cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's`}},
-		{"two VIPs without an address", func(s *State) { s.VIPs[0].Address, s.VIPs[1].Address = netip.Addr{}, netip.Addr{} },
+		{"port translation under dsr-gue", func(s *State) { s.VIPs = s.VIPs[3:4]; s.web().Backends[0].Port = 8080 },
+			[]string{`VIP "web6": mode dsr-gue cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's`}},
+		{"two VIPs without an address", func(s *State) {
+			s.VIPs[0].Endpoints[0].Address, s.VIPs[1].Endpoints[0].Address = netip.Addr{}, netip.Addr{}
+		},
 			[]string{`VIP "any", address: is missing`, `VIP "web", address: is missing`}},
-		{"several mistakes", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].Mode, s.VIPs[3].Pool = 0, 0, "" },
-			[]string{`VIP "web", protocol: want tcp or udp`, `VIP "web", mode: want dsr-l2 or dsr-ipip`, `VIP "web6", pool: no pool ""`}},
+		{"several mistakes", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].MSS, s.VIPs[1].Mode, s.VIPs[3].Pool = 0, 0, 0, "" },
+			[]string{`VIP "web", protocol: want tcp or udp`, `VIP "web", mode: want dsr-l2, dsr-ipip or dsr-gue`, `VIP "web6", pool: no pool ""`}},
 	}
 	for a, reason := range badAddresses() {
 		rows = append(rows, invalid{
 			"VIP address " + a.String(),
-			func(s *State) { s.VIPs[1].Address = a },
+			func(s *State) { s.VIPs[1].Endpoints[0].Address = a },
 			[]string{`VIP "web", address: ` + reason},
 		})
 	}
@@ -217,7 +248,9 @@ func invalidBackends() []invalid {
 		{"unknown state", first(func(b *Backend) { b.State = 4 }), []string{`pool "web", backend 10.0.1.10, state: want enabled, draining or disabled`}},
 		{"backend at a VIP's address", first(func(b *Backend) { b.Address = address("2001:db8::1") }),
 			[]string{`pool "web", backend 2001:db8::1: this is the address of VIP "web6"; a backend needs an address of its own`}},
-		{"backend and VIP without address", func(s *State) { s.VIPs[0].Address, s.web().Backends[0].Address = netip.Addr{}, netip.Addr{} },
+		{"backend and VIP without address", func(s *State) {
+			s.VIPs[0].Endpoints[0].Address, s.web().Backends[0].Address = netip.Addr{}, netip.Addr{}
+		},
 			[]string{`pool "web", backend invalid IP, address: is missing`, `VIP "any", address: is missing`}},
 	}
 	for a, reason := range badAddresses() {

@@ -48,8 +48,10 @@ func (v *validator) endpoints(at string, vip *VIP) {
 	case len(vip.Endpoints) > MaxEndpoints:
 		v.fail(at+", endpoints", "has %d, at most %d are possible; a range of ports is one", len(vip.Endpoints), MaxEndpoints)
 	}
-	for _, e := range vip.Endpoints {
-		v.address(at+", address", e.Address)
+	for i, e := range vip.Endpoints {
+		if i == 0 || e.Address != vip.Endpoints[i-1].Address { // said once is enough
+			v.address(at+", address", e.Address)
+		}
 		if r := e.Ports; !r.Any() && (r.First == 0 || r.First > r.Last) {
 			v.fail(at+", ports", "%d to %d is no range of ports; want 1 to 65535, the first no higher than the last", r.First, r.Last)
 		}
@@ -93,36 +95,57 @@ type service struct {
 	protocol Protocol
 }
 
+// claim is an endpoint's hold on the ports of a service.
+type claim struct {
+	vip   *VIP
+	ports PortRange
+}
+
 // clashes refuses endpoints of which neither takes precedence.
 func (v *validator) clashes(vips []VIP) {
-	type claim struct {
-		vip   *VIP
-		ports PortRange
-	}
 	exact := map[service]map[uint16]*VIP{}
 	wide := map[service][]claim{}
 	for i := range vips {
 		vip := &vips[i]
-		at := fmt.Sprintf("VIP %q", vip.Name)
 		for _, e := range vip.Endpoints {
 			s := service{e.Address, vip.Protocol}
-			if e.Ports.Single() {
-				if exact[s] == nil {
-					exact[s] = map[uint16]*VIP{}
-				}
-				if other := exact[s][e.Ports.First]; other != nil {
-					v.fail(at, "overlaps VIP %q: both have %s/%s", other.Name, e, vip.Protocol)
-				}
-				exact[s][e.Ports.First] = vip
+			if !e.Ports.Single() {
+				v.clash(claim{vip, e.Ports}, e, wide[s])
+				wide[s] = append(wide[s], claim{vip, e.Ports})
 				continue
 			}
-			for _, c := range wide[s] {
-				if c.ports.clashes(e.Ports) {
-					v.fail(at, "overlaps VIP %q: %s/%s and ports %s", c.vip.Name, e, vip.Protocol, c.ports)
-				}
+			if exact[s] == nil {
+				exact[s] = map[uint16]*VIP{}
 			}
-			wide[s] = append(wide[s], claim{vip, e.Ports})
+			if other := exact[s][e.Ports.First]; other != nil {
+				v.overlap(claim{vip, e.Ports}, e, claim{other, e.Ports})
+			}
+			exact[s][e.Ports.First] = vip
 		}
+	}
+}
+
+// clash reports the first of the claims that clashes with a range of ports.
+func (v *validator) clash(c claim, e Endpoint, others []claim) {
+	for _, other := range others {
+		if other.ports.clashes(c.ports) {
+			v.overlap(c, e, other)
+			return
+		}
+	}
+}
+
+func (v *validator) overlap(c claim, e Endpoint, other claim) {
+	at := fmt.Sprintf("VIP %q", c.vip.Name)
+	switch same := c.vip == other.vip; {
+	case same && c.ports == other.ports:
+		v.fail(at+", endpoints", "%s/%s is given twice", e, c.vip.Protocol)
+	case same:
+		v.fail(at+", endpoints", "%s/%s overlaps %s", e, c.vip.Protocol, Endpoint{e.Address, other.ports})
+	case c.ports == other.ports:
+		v.fail(at, "overlaps VIP %q: both have %s/%s", other.vip.Name, e, c.vip.Protocol)
+	default:
+		v.fail(at, "overlaps VIP %q: %s/%s, and there %s", other.vip.Name, e, c.vip.Protocol, Endpoint{e.Address, other.ports})
 	}
 }
 
@@ -156,7 +179,7 @@ func (v *validator) separate(s *State) {
 	}
 	for _, p := range s.Pools {
 		for _, b := range p.Backends {
-			if name, isVIP := addresses[b.Address]; isVIP {
+			if name, isVIP := addresses[b.Address]; isVIP && b.Address.IsValid() {
 				v.fail(fmt.Sprintf("pool %q, backend %s", p.Name, b), "this is the address of VIP %q; a backend needs an address of its own", name)
 			}
 		}

@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -151,11 +150,28 @@ func (v *VIP) DefaultTracking() Tracking {
 // HasOpeners reports whether the VIP's protocol tells which packets start a flow.
 func (v *VIP) HasOpeners() bool { return v.Protocol == TCP || v.QUIC }
 
-// Service renders "192.0.2.1:80, [2001:db8::1]:80/tcp".
+// Service renders "192.0.2.1:80/tcp", and of several endpoints the first:
+// "192.0.2.1:80/tcp and 2 more".
 func (v *VIP) Service() string {
-	text := make([]string, len(v.Endpoints))
-	for i, e := range v.Endpoints {
-		text[i] = e.String()
+	if len(v.Endpoints) == 0 {
+		return "no endpoint/" + v.Protocol.String()
 	}
-	return strings.Join(text, ", ") + "/" + v.Protocol.String()
+	first := v.Endpoints[0].String() + "/" + v.Protocol.String()
+	if more := len(v.Endpoints) - 1; more > 0 {
+		return fmt.Sprintf("%s and %d more", first, more)
+	}
+	return first
+}
+
+// OnePort returns the port if the VIP has the same single one on all its addresses.
+func (v *VIP) OnePort() (uint16, bool) {
+	for _, e := range v.Endpoints {
+		if !e.Ports.Single() || e.Ports != v.Endpoints[0].Ports {
+			return 0, false
+		}
+	}
+	if len(v.Endpoints) == 0 {
+		return 0, false
+	}
+	return v.Endpoints[0].Ports.First, true
 }

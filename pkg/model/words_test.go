@@ -36,15 +36,22 @@ func TestWords(t *testing.T) {
 		"sctp": `unknown protocol "sctp"; did you mean tcp? want tcp, udp`,
 		"":     `unknown protocol ""; want tcp, udp`,
 	})
-	words(t, ParseMode, map[string]Mode{"dsr-l2": ModeDSRL2, "dsr-ipip": ModeDSRIPIP}, map[string]string{
-		"dsr-l3": `unknown forwarding mode "dsr-l3"; did you mean dsr-l2? want dsr-l2, dsr-ipip`,
-		"nat":    `unknown forwarding mode "nat"; want dsr-l2, dsr-ipip`,
+	words(t, ParseMode, map[string]Mode{"dsr-l2": ModeDSRL2, "dsr-ipip": ModeDSRIPIP, "dsr-gue": ModeDSRGUE}, map[string]string{
+		"dsr-l3": `unknown forwarding mode "dsr-l3"; did you mean dsr-l2? want dsr-l2, dsr-ipip, dsr-gue`,
+		"nat":    `unknown forwarding mode "nat"; want dsr-l2, dsr-ipip, dsr-gue`,
 	})
 	words(t, ParseOnAllDown, map[string]OnAllDown{"drop": OnAllDownDrop, "reset": OnAllDownReset, "last-known": OnAllDownLastKnown}, map[string]string{
 		"last_known": `unknown on_all_down "last_known"; did you mean last-known? want drop, reset, last-known`,
 	})
 	words(t, ParseAdminState, map[string]AdminState{"enabled": Enabled, "draining": Draining, "disabled": Disabled}, map[string]string{
 		"drain": `unknown state "drain"; did you mean draining? want enabled, draining, disabled`,
+	})
+	words(t, ParseAffinityScope, map[string]AffinityScope{"flow": AffinityFlow, "source": AffinitySource, "pool": AffinityPool}, map[string]string{
+		"src":  `unknown affinity "src"; want flow, source, pool`,
+		"flux": `unknown affinity "flux"; did you mean flow? want flow, source, pool`,
+	})
+	words(t, ParseFragmentPolicy, map[string]FragmentPolicy{"follow": FragmentsFollow, "hash": FragmentsHash}, map[string]string{
+		"has": `unknown fragments "has"; did you mean hash? want follow, hash`,
 	})
 	words(t, ParseCheckType, map[string]CheckType{"tcp": CheckTCP, "http": CheckHTTP, "https": CheckHTTPS, "udp": CheckUDP, "icmp": CheckICMP}, map[string]string{
 		"ping": `unknown check type "ping"; want tcp, http, https, udp, icmp`,
@@ -56,6 +63,7 @@ func TestUnknownValues(t *testing.T) {
 	for want, got := range map[string]fmt.Stringer{
 		"protocol(132)": Protocol(132), "mode(9)": Mode(9), "on_all_down(9)": OnAllDown(9),
 		"state(9)": AdminState(9), "check(9)": CheckType(9), "health(9)": Health(9),
+		"affinity(9)": AffinityScope(9), "fragments(9)": FragmentPolicy(9),
 	} {
 		if got.String() != want {
 			t.Errorf("got %q, want %q", got, want)
@@ -112,19 +120,6 @@ func TestBackendIDOrder(t *testing.T) {
 			t.Fatalf("%v, %v, %v are not in order", a, b, c)
 		}
 	})
-}
-
-func TestEndpoint(t *testing.T) {
-	for want, vip := range map[string]VIP{
-		"192.0.2.1:80/tcp":      {Address: address("192.0.2.1"), Port: 80, Protocol: TCP},
-		"192.0.2.1:any/udp":     {Address: address("192.0.2.1"), Protocol: UDP},
-		"[2001:db8::1]:443/udp": {Address: address("2001:db8::1"), Port: 443, Protocol: UDP},
-		"[2001:db8::1]:any/tcp": {Address: address("2001:db8::1"), Protocol: TCP},
-	} {
-		if got := vip.Endpoint(); got != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-	}
 }
 
 func TestNear(t *testing.T) {

@@ -120,7 +120,7 @@ func TestDesiredIsASnapshot(t *testing.T) {
 		snapshot, revision := s.loop.Desired()
 		before := snapshot.Clone()
 		spoil := func(state *model.State) {
-			state.VIPs[0].Address = netip.MustParseAddr("192.0.2.77")
+			state.VIPs[0].Endpoints[0].Address = netip.MustParseAddr("192.0.2.77")
 			state.Pools[0].OnAllDown = model.OnAllDownReset
 			state.Pools[0].Backends[0].Weight = 77
 		}

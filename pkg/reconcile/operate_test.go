@@ -3,7 +3,6 @@ package reconcile
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,12 +105,14 @@ func number(s string) (uint32, error) {
 }
 
 func (o operation) addVIP(name, endpoint, pool string) error {
-	at, err := netip.ParseAddrPort(endpoint)
+	at, err := model.ParseEndpoint(endpoint)
 	if err != nil {
 		return err
 	}
-	o.state.VIPs = append(o.state.VIPs, model.VIP{Name: name, Address: at.Addr(), Port: at.Port(), Protocol: model.TCP, Mode: model.ModeDSRIPIP, Pool: pool,
-		Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout})
+	o.state.VIPs = append(o.state.VIPs, model.VIP{
+		Name: name, Endpoints: []model.Endpoint{at}, Protocol: model.TCP, Mode: model.ModeDSRIPIP, Pool: pool,
+		Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout, Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow,
+	})
 	return nil
 }
 

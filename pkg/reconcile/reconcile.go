@@ -68,8 +68,10 @@ type Options struct {
 	Log      *slog.Logger
 	// Version of the program, and the outer source addresses that the operator
 	// prefers to those of the routes; invalid where there is no preference.
-	Version                 string
-	OuterIPv4, OuterIPv6    netip.Addr
+	Version              string
+	OuterIPv4, OuterIPv6 netip.Addr
+	// MTU bounds that of every path, in bytes; 0: what the routes say.
+	MTU                     int
 	RetryFirst, RetryAtMost time.Duration
 	// SweepShare is how much of one core sweeping the flow table may take, in percent.
 	SweepShare int
@@ -300,9 +302,13 @@ func (l *Loop) paths() map[netip.Addr]forwarding.Path {
 		} else if addr.Is6() && l.o.OuterIPv6.IsValid() {
 			outer = l.o.OuterIPv6
 		}
+		mtu := hop.MTU
+		if l.o.MTU > 0 {
+			mtu = min(mtu, l.o.MTU)
+		}
 		paths[addr] = forwarding.Path{
 			Link: hop.Link, VLAN: hop.VLAN, Source: hop.Source, Destination: hop.Destination,
-			OnLink: hop.OnLink, Outer: outer, MTU: hop.MTU,
+			OnLink: hop.OnLink, Outer: outer, MTU: mtu,
 		}
 	}
 	return paths

@@ -194,21 +194,21 @@ func (s *scene) start(args []string) error {
 		Log: slog.New(slog.NewTextHandler(&s.log, nil)),
 	}
 	for key, value := range settings(args) {
-		if key == "next-hops" {
+		var err error
+		switch key {
+		case "next-hops":
 			s.resolver.silent = value == "unknown"
-			continue
+		case "mtu":
+			o.MTU, err = strconv.Atoi(value)
+		case "outer4":
+			o.OuterIPv4, err = netip.ParseAddr(value)
+		case "outer6":
+			o.OuterIPv6, err = netip.ParseAddr(value)
+		default:
+			err = fmt.Errorf("unknown setting %q", key)
 		}
-		addr, err := netip.ParseAddr(value)
 		if err != nil {
 			return err
-		}
-		switch key {
-		case "outer4":
-			o.OuterIPv4 = addr
-		case "outer6":
-			o.OuterIPv6 = addr
-		default:
-			return fmt.Errorf("unknown setting %q", key)
 		}
 	}
 	var err error

@@ -18,14 +18,27 @@ import (
 // an older program must not overlook, raises its version.
 
 type vipRecord struct {
-	Address  netip.Addr `json:"address"`
-	Protocol string     `json:"protocol"`
-	Port     uint16     `json:"port"`
-	Mode     string     `json:"mode"`
-	Pool     string     `json:"pool"`
+	// Address and Port are in records of schema 1 and 2, instead of Endpoints.
+	Address   netip.Addr `json:"address,omitzero"`
+	Port      uint16     `json:"port,omitempty"`
+	Endpoints []string   `json:"endpoints,omitempty"`
+	Protocol  string     `json:"protocol"`
+	Mode      string     `json:"mode"`
+	Pool      string     `json:"pool"`
 	// Tracking and IdleTimeout are not in records of schema 1.
 	Tracking    string `json:"tracking"`
 	IdleTimeout string `json:"idle_timeout"`
+	// Affinity and what follows are not in records of schema 1 and 2.
+	Affinity  *affinityRecord `json:"affinity"`
+	Fragments string          `json:"fragments"`
+	MSS       uint16          `json:"mss,omitempty"`
+	QUIC      bool            `json:"quic,omitempty"`
+}
+
+type affinityRecord struct {
+	Scope      string `json:"scope"`
+	IPv4Prefix uint8  `json:"ipv4_prefix"`
+	IPv6Prefix uint8  `json:"ipv6_prefix"`
 }
 
 type poolRecord struct {
@@ -44,7 +57,8 @@ type backendRecord struct {
 	Weight  uint32     `json:"weight"`
 	State   string     `json:"state"`
 	// Drain is nil unless something is known of it.
-	Drain *drainRecord `json:"drain,omitempty"`
+	Drain     *drainRecord `json:"drain,omitempty"`
+	ServerIDs []string     `json:"server_ids,omitempty"`
 }
 
 type drainRecord struct {
@@ -72,8 +86,10 @@ type checkRecord struct {
 
 func encodeVIP(v model.VIP) ([]byte, error) {
 	return encode(vipRecord{
-		Address: v.Address, Protocol: v.Protocol.String(), Port: v.Port, Mode: v.Mode.String(), Pool: v.Pool,
+		Endpoints: texts(v.Endpoints), Protocol: v.Protocol.String(), Mode: v.Mode.String(), Pool: v.Pool,
 		Tracking: v.Tracking.String(), IdleTimeout: v.IdleTimeout.String(),
+		Affinity:  &affinityRecord{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
+		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
 	})
 }
 
@@ -84,11 +100,46 @@ func decodeVIP(name string, data []byte) (model.VIP, error) {
 	}
 	protocol, errProtocol := model.ParseProtocol(r.Protocol)
 	mode, errMode := model.ParseMode(r.Mode)
-	v := model.VIP{Name: name, Address: r.Address, Protocol: protocol, Port: r.Port, Mode: mode, Pool: r.Pool}
-	var errTracking, errIdle error
-	v.Tracking, errTracking = orDefault(r.Tracking, model.DefaultTracking(protocol), model.ParseTracking)
+	endpoints, errEndpoints := parseAll(r.Endpoints, model.ParseEndpoint)
+	if r.Address.IsValid() {
+		endpoints = append(endpoints, model.Endpoint{Address: r.Address, Ports: model.Port(r.Port)})
+	}
+	v := model.VIP{Name: name, Endpoints: endpoints, Protocol: protocol, Mode: mode, Pool: r.Pool, MSS: r.MSS, QUIC: r.QUIC}
+	var errTracking, errIdle, errAffinity, errFragments error
+	v.Tracking, errTracking = orDefault(r.Tracking, v.DefaultTracking(), model.ParseTracking)
 	v.IdleTimeout, errIdle = orDefault(r.IdleTimeout, model.DefaultIdleTimeout, time.ParseDuration)
-	return v, errors.Join(errProtocol, errMode, errTracking, errIdle)
+	v.Affinity, errAffinity = r.Affinity.affinity()
+	v.Fragments, errFragments = orDefault(r.Fragments, model.FragmentsFollow, model.ParseFragmentPolicy)
+	return v, errors.Join(errProtocol, errMode, errEndpoints, errTracking, errIdle, errAffinity, errFragments)
+}
+
+func (r *affinityRecord) affinity() (model.Affinity, error) {
+	if r == nil {
+		return model.DefaultAffinity(), nil
+	}
+	scope, err := model.ParseAffinityScope(r.Scope)
+	return model.Affinity{Scope: scope, IPv4Prefix: r.IPv4Prefix, IPv6Prefix: r.IPv6Prefix}, err
+}
+
+// texts renders every element, and parseAll is its inverse. Of nothing they make nil.
+func texts[T fmt.Stringer](list []T) []string {
+	var out []string
+	for _, v := range list {
+		out = append(out, v.String())
+	}
+	return out
+}
+
+func parseAll[T any](list []string, parse func(string) (T, error)) ([]T, error) {
+	var out []T
+	for _, s := range list {
+		v, err := parse(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
 }
 
 // orDefault reads a field that older records do not have.
@@ -122,7 +173,7 @@ func encodePool(p model.Pool) ([]byte, error) {
 }
 
 func encodeBackend(b model.Backend) backendRecord {
-	r := backendRecord{Address: b.Address, Port: b.Port, Weight: b.Weight, State: b.State.String()}
+	r := backendRecord{Address: b.Address, Port: b.Port, Weight: b.Weight, State: b.State.String(), ServerIDs: texts(b.ServerIDs)}
 	if b.Drain != (model.Drain{}) {
 		r.Drain = &drainRecord{b.Drain.Since.UTC(), b.Drain.Deadline.UTC(), b.Drain.Remove}
 	}
@@ -131,11 +182,12 @@ func encodeBackend(b model.Backend) backendRecord {
 
 func (r backendRecord) backend() (model.Backend, error) {
 	id := model.BackendID{Address: r.Address, Port: r.Port}
-	state, err := model.ParseAdminState(r.State)
-	if err != nil {
+	state, errState := model.ParseAdminState(r.State)
+	serverIDs, errIDs := parseAll(r.ServerIDs, model.ParseServerID)
+	if err := errors.Join(errState, errIDs); err != nil {
 		return model.Backend{}, fmt.Errorf("backend %s: %w", id, err)
 	}
-	b := model.Backend{BackendID: id, Weight: r.Weight, State: state}
+	b := model.Backend{BackendID: id, Weight: r.Weight, State: state, ServerIDs: serverIDs}
 	if r.Drain != nil {
 		b.Drain = model.Drain(*r.Drain)
 	}

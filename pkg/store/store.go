@@ -33,7 +33,9 @@ import (
 // with the defaults of what they lack, and written anew when the file is opened.
 //
 //   - 2: tracking and idle timeout of VIPs, grace, slow start and draining in pools
-const schema = 2
+//   - 3: endpoints instead of one address and port, affinity, fragments, MSS and
+//     QUIC of VIPs, server IDs of backends
+const schema = 3
 
 // The buckets of the database, and the keys of the bucket meta.
 const (

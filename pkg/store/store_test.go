@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,13 +49,22 @@ func save(t *testing.T, s *Store, next model.State) uint64 {
 	return saved
 }
 
+func endpoints(texts ...string) []model.Endpoint {
+	list, err := parseAll(texts, model.ParseEndpoint)
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
 func example() model.State {
 	return model.State{
 		VIPs: []model.VIP{
-			{Name: "dns", Address: netip.MustParseAddr("2001:db8::53"), Protocol: model.UDP, Mode: model.ModeDSRIPIP, Pool: "web",
-				Tracking: model.TrackingAlways, IdleTimeout: 90 * time.Second},
-			{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "web",
-				Tracking: model.TrackingNone, IdleTimeout: 24 * time.Hour},
+			{Name: "dns", Endpoints: endpoints("[2001:db8::53]:any"), Protocol: model.UDP, Mode: model.ModeDSRGUE, Pool: "web",
+				Tracking: model.TrackingAlways, IdleTimeout: 90 * time.Second,
+				Affinity: model.Affinity{Scope: model.AffinityPool, IPv4Prefix: 24, IPv6Prefix: 56}, Fragments: model.FragmentsHash, QUIC: true},
+			{Name: "web", Endpoints: endpoints("192.0.2.1:80", "192.0.2.1:8000-8100", "[2001:db8::1]:80"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web",
+				Tracking: model.TrackingNone, IdleTimeout: 24 * time.Hour, Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow, MSS: 1400},
 		},
 		Pools: []model.Pool{{
 			Name: "web", TableSize: 65537, OnAllDown: model.OnAllDownLastKnown, SlowStart: 1500 * time.Millisecond,
@@ -67,7 +77,8 @@ func example() model.State {
 			Backends: []model.Backend{
 				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 0, State: model.Draining,
 					Drain: model.Drain{Since: time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC), Deadline: time.Date(2030, 1, 2, 3, 14, 5, 0, time.UTC), Remove: true}},
-				{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8::10"), Port: 80}, Weight: 65535, State: model.Enabled},
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8::10"), Port: 80}, Weight: 65535, State: model.Enabled,
+					ServerIDs: []model.ServerID{{Config: 0, ID: "\xc4\x60\x5e"}, {Config: 6, ID: "\x00"}}},
 			},
 		}},
 	}
@@ -174,13 +185,39 @@ func anyTime() *rapid.Generator[time.Time] {
 func anyVIP(name *rapid.Generator[string]) *rapid.Generator[model.VIP] {
 	return rapid.Custom(func(t *rapid.T) model.VIP {
 		return model.VIP{
-			Name: name.Draw(t, "name"), Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port"),
+			Name: name.Draw(t, "name"), Endpoints: orNil(rapid.SliceOfN(anyEndpoint(), 0, 4).Draw(t, "endpoints")),
 			Protocol: rapid.SampledFrom([]model.Protocol{model.TCP, model.UDP}).Draw(t, "protocol"),
-			Mode:     rapid.SampledFrom([]model.Mode{model.ModeDSRL2, model.ModeDSRIPIP}).Draw(t, "mode"),
+			Mode:     rapid.SampledFrom([]model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE}).Draw(t, "mode"),
 			Pool:     name.Draw(t, "pool"),
 			Tracking: rapid.SampledFrom([]model.Tracking{model.TrackingFlux, model.TrackingAlways, model.TrackingNone}).Draw(t, "tracking"),
 			// Zero is written too: only what is missing has a default.
 			IdleTimeout: anyDuration().Draw(t, "idle_timeout"),
+			Affinity: model.Affinity{
+				Scope:      rapid.SampledFrom([]model.AffinityScope{model.AffinityFlow, model.AffinitySource, model.AffinityPool}).Draw(t, "affinity"),
+				IPv4Prefix: rapid.Uint8().Draw(t, "ipv4_prefix"), IPv6Prefix: rapid.Uint8().Draw(t, "ipv6_prefix"),
+			},
+			Fragments: rapid.SampledFrom([]model.FragmentPolicy{model.FragmentsFollow, model.FragmentsHash}).Draw(t, "fragments"),
+			MSS:       rapid.Uint16().Draw(t, "mss"), QUIC: rapid.Bool().Draw(t, "quic"),
+		}
+	})
+}
+
+func anyEndpoint() *rapid.Generator[model.Endpoint] {
+	return rapid.Custom(func(t *rapid.T) model.Endpoint {
+		e := model.Endpoint{Address: anyAddress().Draw(t, "address")}
+		if rapid.Bool().Draw(t, "ports") {
+			e.Ports.First = rapid.Uint16Min(1).Draw(t, "first")
+			e.Ports.Last = rapid.Uint16Min(e.Ports.First).Draw(t, "last")
+		}
+		return e
+	})
+}
+
+func anyServerID() *rapid.Generator[model.ServerID] {
+	return rapid.Custom(func(t *rapid.T) model.ServerID {
+		return model.ServerID{
+			Config: rapid.Uint8Max(model.MaxServerIDConfig).Draw(t, "config"),
+			ID:     string(rapid.SliceOfN(rapid.Byte(), 1, model.MaxServerIDLength).Draw(t, "id")),
 		}
 	})
 }
@@ -191,6 +228,7 @@ func anyPool(name *rapid.Generator[string]) *rapid.Generator[model.Pool] {
 			BackendID: model.BackendID{Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port")},
 			Weight:    rapid.Uint32().Draw(t, "weight"),
 			State:     rapid.SampledFrom([]model.AdminState{model.Enabled, model.Draining, model.Disabled}).Draw(t, "state"),
+			ServerIDs: orNil(rapid.SliceOfN(anyServerID(), 0, 3).Draw(t, "server_ids")),
 		}
 		if b.State == model.Draining {
 			b.Drain = model.Drain{Since: anyTime().Draw(t, "since"), Deadline: anyTime().Draw(t, "deadline"), Remove: rapid.Bool().Draw(t, "remove")}
@@ -231,32 +269,62 @@ func orNil[T any](s []T) []T {
 	return s
 }
 
-// A file of schema 1 has records without what schema 2 added: they get the
+// Files of older schemas have records without what later ones added: they get the
 // defaults, and are then as if this program had written them.
-func TestOldFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.db")
-	if err := open(t, path).Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range []struct{ bucket, key, value string }{
-		{bucketMeta, keySchema, "1"},
-		{bucketMeta, keyRevision, "\x00\x00\x00\x00\x00\x00\x00\x07"},
-		{bucketVIPs, "dns", `{"address":"192.0.2.53","protocol":"udp","port":53,"mode":"dsr-ipip","pool":"web"}`},
-		{bucketVIPs, "web", `{"address":"192.0.2.1","protocol":"tcp","port":80,"mode":"dsr-l2","pool":"web"}`},
-		{bucketPools, "web", `{"table_size":251,"on_all_down":"drop","backends":[{"address":"10.0.1.10","weight":1,"state":"draining"}]}`},
-	} {
-		poke(t, path, r.bucket, r.key, r.value)
-	}
-	want := model.State{
+func TestOldFiles(t *testing.T) {
+	backend := model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 1, State: model.Draining}
+	first := model.State{
 		VIPs: []model.VIP{
-			{Name: "dns", Address: netip.MustParseAddr("192.0.2.53"), Protocol: model.UDP, Port: 53, Mode: model.ModeDSRIPIP, Pool: "web",
-				Tracking: model.TrackingAlways, IdleTimeout: model.DefaultIdleTimeout},
-			{Name: "web", Address: netip.MustParseAddr("192.0.2.1"), Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "web",
-				Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout},
+			{Name: "dns", Endpoints: endpoints("192.0.2.53:53"), Protocol: model.UDP, Mode: model.ModeDSRIPIP, Pool: "web", Tracking: model.TrackingAlways},
+			{Name: "web", Endpoints: endpoints("192.0.2.1:80"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web", Tracking: model.TrackingFlux},
 		},
-		Pools: []model.Pool{{Name: "web", TableSize: 251, OnAllDown: model.OnAllDownDrop, DownGrace: model.DefaultDownGrace,
-			Backends: []model.Backend{{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 1, State: model.Draining}}}},
+		Pools: []model.Pool{{Name: "web", TableSize: 251, OnAllDown: model.OnAllDownDrop, DownGrace: model.DefaultDownGrace, Backends: []model.Backend{backend}}},
 	}
+	for i := range first.VIPs {
+		v := &first.VIPs[i]
+		v.IdleTimeout, v.Affinity, v.Fragments = model.DefaultIdleTimeout, model.DefaultAffinity(), model.FragmentsFollow
+	}
+	second := first.Clone()
+	second.VIPs[0].Endpoints, second.VIPs[0].Tracking = endpoints("[2001:db8::53]:any"), model.TrackingFlux
+	second.VIPs[1].IdleTimeout = time.Hour
+	second.Pools[0].DownGrace, second.Pools[0].SlowStart = 0, time.Minute
+	second.Pools[0].Backends[0].Drain.Remove = true
+	for version, file := range map[string]struct {
+		dns, web, pool string
+		want           model.State
+	}{
+		"1": {
+			`{"address":"192.0.2.53","protocol":"udp","port":53,"mode":"dsr-ipip","pool":"web"}`,
+			`{"address":"192.0.2.1","protocol":"tcp","port":80,"mode":"dsr-l2","pool":"web"}`,
+			`{"table_size":251,"on_all_down":"drop","backends":[{"address":"10.0.1.10","weight":1,"state":"draining"}]}`,
+			first,
+		},
+		"2": {
+			`{"address":"2001:db8::53","protocol":"udp","port":0,"mode":"dsr-ipip","pool":"web","tracking":"flux","idle_timeout":"15m0s"}`,
+			`{"address":"192.0.2.1","protocol":"tcp","port":80,"mode":"dsr-l2","pool":"web","tracking":"flux","idle_timeout":"1h0m0s"}`,
+			`{"table_size":251,"on_all_down":"drop","down_grace":"0s","slow_start":"1m0s","backends":[{"address":"10.0.1.10","weight":1,"state":"draining","drain":{"remove":true}}]}`,
+			second,
+		},
+	} {
+		t.Run(version, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "state.db")
+			if err := open(t, path).Close(); err != nil {
+				t.Fatal(err)
+			}
+			poke(t, path, bucketMeta, keySchema, version)
+			poke(t, path, bucketMeta, keyRevision, "\x00\x00\x00\x00\x00\x00\x00\x07")
+			poke(t, path, bucketVIPs, "dns", file.dns)
+			poke(t, path, bucketVIPs, "web", file.web)
+			poke(t, path, bucketPools, "web", file.pool)
+			upgrades(t, path, file.want)
+		})
+	}
+}
+
+// upgrades wants a file to hold a state at revision 7, and this program's schema,
+// whenever it is opened.
+func upgrades(t *testing.T, path string, want model.State) {
+	t.Helper()
 	if err := want.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -274,6 +342,31 @@ func TestOldFile(t *testing.T) {
 		}
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// A record whose endpoints, server IDs or words cannot be read is refused, and the
+// control, without the mistake, is not.
+func TestUnreadableRecords(t *testing.T) {
+	for reason, records := range map[string][2]string{
+		`is not an endpoint`:     {`{"endpoints":["192.0.2.1"],"protocol":"tcp","mode":"dsr-l2","pool":"p"}`, `{"endpoints":["192.0.2.1:80"],"protocol":"tcp","mode":"dsr-l2","pool":"p"}`},
+		`unknown affinity "x"`:   {`{"protocol":"tcp","mode":"dsr-l2","pool":"p","affinity":{"scope":"x"}}`, `{"protocol":"tcp","mode":"dsr-l2","pool":"p","affinity":{"scope":"pool"}}`},
+		`unknown fragments "x"`:  {`{"protocol":"tcp","mode":"dsr-l2","pool":"p","fragments":"x"}`, `{"protocol":"tcp","mode":"dsr-l2","pool":"p","fragments":"hash"}`},
+		`cannot be read`:         {`{"protocol":"tcp","mode":"dsr-l2","pool":"p","mss":65536}`, `{"protocol":"tcp","mode":"dsr-l2","pool":"p","mss":65535}`},
+		`unknown field "answer"`: {`{"protocol":"tcp","mode":"dsr-l2","pool":"p","answer":42}`, `{"protocol":"tcp","mode":"dsr-l2","pool":"p"}`},
+	} {
+		if _, err := decodeVIP("x", []byte(records[0])); err == nil || !strings.Contains(err.Error(), reason) {
+			t.Errorf("%s gives %v, want %s", records[0], err, reason)
+		}
+		if _, err := decodeVIP("x", []byte(records[1])); err != nil {
+			t.Errorf("control: %s gives %v", records[1], err)
+		}
+	}
+	for ids, good := range map[string]bool{`["9:01"]`: false, `["0:01"]`: true, `"0:01"`: false} {
+		_, err := decodePool("x", fmt.Appendf(nil, `{"on_all_down":"drop","backends":[{"address":"10.0.1.10","state":"enabled","server_ids":%s}]}`, ids))
+		if (err == nil) != good {
+			t.Errorf("server IDs %s give %v", ids, err)
 		}
 	}
 }
@@ -313,7 +406,8 @@ func TestHistory(t *testing.T) {
 	begin := time.Now()
 	save(t, s, example())
 	next := example()
-	next.VIPs = append(next.VIPs[1:], model.VIP{Name: "new", Address: netip.MustParseAddr("192.0.2.2"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web", Tracking: model.TrackingFlux})
+	next.VIPs = append(next.VIPs[1:], model.VIP{Name: "new", Endpoints: endpoints("192.0.2.2:any"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web", Tracking: model.TrackingFlux,
+		Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow})
 	next.Pools[0].Backends[0].Weight++
 	if at := save(t, s, next); at != 2 {
 		t.Errorf("the second change is revision %d", at)
@@ -360,9 +454,10 @@ func manyVIPs(n int) model.State {
 	var s model.State
 	for i := range n {
 		s.VIPs = append(s.VIPs, model.VIP{
-			Name: fmt.Sprintf("vip%05d", i), Address: netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}),
-			Protocol: model.TCP, Port: 443, Mode: model.ModeDSRL2, Pool: "web",
-			Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout,
+			Name:      fmt.Sprintf("vip%05d", i),
+			Endpoints: []model.Endpoint{{Address: netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), Ports: model.Port(443)}},
+			Protocol:  model.TCP, Mode: model.ModeDSRL2, Pool: "web",
+			Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout, Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow,
 		})
 	}
 	return s
@@ -379,7 +474,7 @@ func TestSmallChangeOfALargeState(t *testing.T) {
 		t.Errorf("the import's entry names %d changes and %d more, %v", len(entries[0].Changes), entries[0].More, err)
 	}
 	all := s.db.Stats()
-	state.VIPs[7777].Port = 80
+	state.VIPs[7777].Endpoints[0].Ports = model.Port(80)
 	save(t, s, state)
 	one := s.db.Stats().TxStats
 	if d := one.Sub(&all.TxStats); d.GetPageAlloc() > 20*4096 {

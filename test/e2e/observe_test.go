@@ -110,7 +110,8 @@ func TestMetrics(t *testing.T) {
 	r.settle()
 	page, s := scrape(r), r.status()
 	for _, v := range s.VIPs {
-		labels := fmt.Sprintf(`address="%s",port="80",protocol="tcp",vip="%s"`, v.Address, v.Name)
+		page.wants("steelyard_vip_endpoint_info", fmt.Sprintf(`address="%s",ports="80",protocol="tcp",vip="%s"`, v.Address, v.Name), 1)
+		labels := fmt.Sprintf(`vip="%s"`, v.Name)
 		page.wants("steelyard_vip_connections_total", labels, requests)
 		page.wants("steelyard_vip_available", labels, 1)
 		if v.Connections != requests || v.Packets < 4*requests {

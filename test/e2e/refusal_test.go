@@ -54,6 +54,18 @@ func refusals(one string) []refusal {
 		{"loopback IPv6 VIP", exitInvalid, command("vip add other [::1]:80 --pool web"), []string{`VIP "other"`, "loopback"}},
 		{"VIP without a port", exitInvalid, command("vip add other 198.51.100.2 --pool web"), []string{"has no port", "198.51.100.2:80"}},
 		{"VIP by name", exitInvalid, command("vip add other example.com:80 --pool web"), []string{`"example.com" is not an address`}},
+		{"VIP with an endpoint twice", exitInvalid, command("vip add other 198.51.100.2:80 198.51.100.2:80 --pool web"), []string{`VIP "other", endpoints: 198.51.100.2:80/tcp is given twice`}},
+		{"VIP with ranges that overlap", exitInvalid, command("vip add other 198.51.100.2:80-90,85-95 --pool web"), []string{`VIP "other", endpoints`, "198.51.100.2:85-95/tcp overlaps 198.51.100.2:80-90"}},
+		{"one of several endpoints overlaps", exitInvalid, command("vip set web --add-endpoint 198.51.100.1:80,443"), []string{"198.51.100.1:80/tcp is given twice"}},
+		{"ports backwards", exitInvalid, command("vip add other 198.51.100.2:90-80 --pool web"), []string{`"90-80" ends before it begins`}},
+		{"unknown endpoint", exitNotFound, command("vip set web --remove-endpoint 198.51.100.1:81"), []string{`"198.51.100.1:81"`, "did you mean 198.51.100.1:80?"}},
+		{"the last endpoint", exitInvalid, command("vip set web --remove-endpoint 198.51.100.1:80"), []string{`VIP "web", endpoints: has none`}},
+		{"more endpoints than there is room for", exitInvalid, append(command("vip set web"), manyPorts()), []string{"endpoints: has 1025, at most 1024"}},
+		{"misspelt affinity", exitInvalid, command("vip set web --affinity sorce"), []string{"did you mean source?"}},
+		{"affinity prefix", exitInvalid, command("vip set web --affinity source --affinity-ipv6-prefix 129"), []string{"129 bits is out of range 1 to 128"}},
+		{"MSS of UDP", exitInvalid, command("vip add other 198.51.100.2:80 --protocol udp --mss 1400 --pool web"), []string{`VIP "other", mss`, "only tcp has one"}},
+		{"QUIC over TCP", exitInvalid, command("vip set web --quic"), []string{`VIP "web", quic`, "udp"}},
+		{"server ID", exitInvalid, command("backend set web " + one + " --server-id 9:01"), []string{`"9:01" is not a server ID`}},
 		{"VIP without backends", exitInvalid, command("vip add other 198.51.100.2:80 --pool empty"), []string{`pool "empty" has no backends`, "steelyard backend add empty"}},
 		{"VIP as a backend", exitInvalid, command("backend add web 198.51.100.1"), []string{`VIP "web"`, "198.51.100.1"}},
 		{"weight", exitInvalid, command("backend set web " + one + " --weight 65536"), []string{`pool "web"`, one, "weight", "65536 is out of range 0 to 65535"}},
@@ -80,6 +92,15 @@ func crowd() []string {
 		out = append(out, fmt.Sprintf("10.0.0.%d", 100+i))
 	}
 	return out
+}
+
+// manyPorts is an address with one port more than a VIP may have endpoints.
+func manyPorts() string {
+	ports := make([]string, 1025)
+	for i := range ports {
+		ports[i] = fmt.Sprint(1000 + i)
+	}
+	return "198.51.100.1:" + strings.Join(ports, ",")
 }
 
 // TestRefusals sees that what cannot be is refused, and changes nothing.
