@@ -356,8 +356,8 @@ func TestShares(t *testing.T) {
 // TestBuildCarriesVIPs: VIPs go through as they are.
 func TestBuildCarriesVIPs(t *testing.T) {
 	state := stateOf(poolOf("p", backend(1)))
-	state.VIPs = []model.VIP{{Name: "v", Address: id(99).Address, Protocol: model.TCP, Port: 80, Mode: model.ModeDSRL2, Pool: "p"}}
-	if s := build(t, state, allUp, State{}); !slices.Equal(s.VIPs, state.VIPs) {
+	state.VIPs = []model.VIP{{Name: "v", Endpoints: []model.Endpoint{{Address: id(99).Address, Ports: model.Port(80)}}, Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "p"}}
+	if s := build(t, state, allUp, State{}); !reflect.DeepEqual(s.VIPs, state.VIPs) {
 		t.Errorf("got %+v, want %+v", s.VIPs, state.VIPs)
 	}
 }
