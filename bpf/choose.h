@@ -41,20 +41,6 @@ step u64 hash_by(struct xdp_md *ctx, u64 vip, u64 where, enum which_affinity whi
 }
 
 /*
- * The prior backend while the VIP's affinity changes: hash is the one that flows
- * had under the former. Who is remembered by it stays, and is told by facts.
- */
-step u32 prior_by_affinity(u32 prior_pool, u64 hash, u32 *facts)
-{
-	u32 known = recall_flow(hash, *facts);
-
-	if (!known)
-		return prior_backend(NULL, VIP_IN_FLUX, prior_pool, 0, hash);
-	*facts = (*facts & ~FACT_OPENER) | FACT_TRACKS | FACT_OPENERS;
-	return known;
-}
-
-/*
  * The index of the backend of a flow of a VIP that is VIP_SPECIAL, with
  * FOUND_OPENER if the packet starts it: that of a QUIC packet is known only here.
  */
@@ -63,7 +49,7 @@ side_step u64 choose_specially(struct xdp_md *ctx, u64 flow, u64 vip, u64 where,
 	u32 flags = vip >> VIP_WORD_FLAGS, prior_pool = vip >> VIP_WORD_PRIOR_POOL & 0xffff;
 	u32 pool_index = vip & 0xffff, l4 = where & 0xffff, word, owner, prior, named = 0;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
-	u64 hash = flow, opener;
+	u64 hash = flow, prior_hash, opener;
 
 	if (!pool)
 		return OWNER_NONE;
@@ -91,11 +77,12 @@ side_step u64 choose_specially(struct xdp_md *ctx, u64 flow, u64 vip, u64 where,
 	}
 	if (!asks_flow_table(flags, word))
 		return opener | owner;
-	if (flags & VIP_CHANGES_AFFINITY)
-		prior = prior_by_affinity(prior_pool,
-					  hash_by(ctx, vip, where, AFFINITY_PRIOR, flow), &facts);
-	else
-		prior = prior_backend(pool, flags, prior_pool, word, hash);
+	prior_hash = hash;
+	if (flags & VIP_CHANGES_AFFINITY) {
+		prior_hash = hash_by(ctx, vip, where, AFFINITY_PRIOR, flow);
+		rename_flow(prior_hash, hash);
+	}
+	prior = prior_backend(pool, flags, prior_pool, word, prior_hash);
 	return opener | route_flow(hash, owner, prior, facts);
 }
 

@@ -326,21 +326,22 @@ side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 }
 
 /*
- * The index of the backend to which a live entry sends a flow, 0 if none does; the
- * entry stays as it is.
+ * Gives the entry of a flow whose hash has changed its new one, in its place: both
+ * have the lower half that chooses the bucket. Returns 0.
  */
-side_step u32 recall_flow(u64 hash, u32 facts)
+side_step int rename_flow(u64 from, u64 to)
 {
-	u64 key = hash | FLOW_KEY, state;
-	u32 at = flow_bucket_of(key), zero = 0;
+	u64 was = from | FLOW_KEY, key = to | FLOW_KEY, state;
+	u32 at = flow_bucket_of(key);
 	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	struct flow *flow;
 
-	if (!bucket || !c || !find_flow(bucket, key, &state))
+	if (!bucket || find_flow(bucket, key, &state))
 		return 0;
-	if (flow_age(c->now, state) >= c->idle)
-		return 0;
-	return goes_on(facts, ability(flow_backend(state))) ? flow_backend(state) : 0;
+	flow = find_flow(bucket, was, &state);
+	if (flow)
+		write_flow(flow, seal_flow(was, state), key, state);
+	return 0;
 }
 
 /*

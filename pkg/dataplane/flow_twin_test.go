@@ -128,6 +128,9 @@ func (w *twin) expect(rules flowRules, b [flowsPerBucket]lbFlow, flow uint32, p 
 		*known = decodeFlow(b[place].Key, b[place].State).Entry
 	}
 	to, next := rules.route(c, known, p, w.now, func(backend uint32) flux.Ability { return w.able[backend] })
+	if p.About {
+		return to, b
+	}
 	next.Seen &= flowTickMask
 	if known == nil {
 		next.Essential = next.Essential || w.tracks
@@ -169,8 +172,8 @@ func (w *twin) disagreements(rules flowRules, cases int) int {
 		before := w.scene()
 		w.plane.flows.elements[0].Flow = before
 		flow := uint32(w.IntN(2 * flowsPerBucket))
-		flags := []byte{syn, ack, fin}[w.IntN(3)]
-		want, after := w.expect(rules, before, flow, flux.Packet{Opener: flags == syn, Closer: flags == fin})
+		flags := []byte{syn, ack, fin, icmpError}[w.IntN(4)]
+		want, after := w.expect(rules, before, flow, flux.Packet{Opener: flags == syn, Closer: flags == fin, About: flags == icmpError})
 		to := w.send(flow, flags)
 		backend := netip.AddrFrom4([4]byte{10, 0, byte(to >> 8), byte(to)})
 		at := w.plane.placeOf(want)
@@ -205,6 +208,13 @@ func TestFlowTwinsDisagree(t *testing.T) {
 				}
 				return 0
 			})
+		}, flux.RankOf},
+		"errors count as packets": {func(c flux.Choice, e *flux.Entry, p flux.Packet, now flux.Tick, able func(uint32) flux.Ability) (uint32, flux.Entry) {
+			to, next := flux.Route(c, e, p, now, able)
+			if p.About && e != nil && e.Backend != to {
+				to = e.Backend
+			}
+			return to, next
 		}, flux.RankOf},
 		"entries idle out a tick later": {flux.Route, func(e flux.Entry, now, idle flux.Tick) flux.Rank {
 			return flux.RankOf(e, now, idle+1)

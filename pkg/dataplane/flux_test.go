@@ -62,6 +62,10 @@ func (r *fluxRig) set(pool, n int, state model.AdminState) {
 	b.State = state
 }
 
+func (r *fluxRig) setAffinity(scope model.AffinityScope) {
+	r.desired.VIPs[0].Affinity = model.Affinity{Scope: scope, IPv4Prefix: 32, IPv6Prefix: 128}
+}
+
 func (r *fluxRig) apply() {
 	r.Helper()
 	r.desired.Sort()
@@ -89,6 +93,8 @@ const (
 	syn = 0x02
 	ack = 0x10
 	fin = 0x11
+	// Not flags: an ICMP error about the flow.
+	icmpError = 0xff
 )
 
 // send sends a packet of a flow and returns pool and number of the backend that
@@ -107,6 +113,9 @@ func (r *fluxRig) send(flow uint32, flags byte) int {
 }
 
 func (r *fluxRig) frame(flow uint32, flags byte) []byte {
+	if flags == icmpError {
+		return aboutFrame(r.frame(flow, ack))
+	}
 	f := make([]byte, 64)
 	f[12], f[13] = 8, 0
 	ip := f[14:]
@@ -121,6 +130,19 @@ func (r *fluxRig) frame(flow uint32, flags byte) []byte {
 	}
 	ip[32], ip[33] = 0x50, flags
 	return f
+}
+
+// aboutFrame is a router's word that a packet that answers a frame is too big.
+func aboutFrame(in []byte) []byte {
+	const router = 203<<24 | 113<<8 | 1
+	f := make([]byte, 14, 70)
+	f[12], f[13] = 8, 0
+	f = append(f, 0x45, 0, 0, 56, 0, 0, 0, 0, 64, 1, 0, 0)
+	f = append(binary.BigEndian.AppendUint32(f, router), in[30:34]...)
+	f = append(f, 3, 4, 0, 0, 0, 0, 5, 0)
+	ip := in[14:]
+	f = append(append(append(f, ip[:12]...), ip[16:20]...), ip[12:16]...)
+	return append(append(append(f, ip[22:24]...), ip[20:22]...), ip[24:28]...)
 }
 
 // pass lets time go by and makes a whole pass over the flow table.
@@ -213,6 +235,21 @@ var churns = map[string]func(r *fluxRig){
 		r.desired.VIPs[0].Pool = "b"
 		r.apply()
 		r.desired.VIPs[0].Pool = "a"
+		r.apply()
+	},
+	"affinity": func(r *fluxRig) { r.setAffinity(model.AffinitySource); r.apply() },
+	"affinity and pool": func(r *fluxRig) {
+		r.add(1, 1)
+		r.add(1, 2)
+		r.desired.VIPs[0].Pool = "b"
+		r.setAffinity(model.AffinityPool)
+		r.apply()
+	},
+	"affinity, then backends": func(r *fluxRig) {
+		r.setAffinity(model.AffinitySource)
+		r.apply()
+		r.add(0, 5)
+		r.set(0, 1, model.Draining)
 		r.apply()
 	},
 	"table size": func(r *fluxRig) { r.desired.Pools[0].TableSize = 257; r.apply() },

@@ -59,8 +59,8 @@ const slotsPerLine = 16
 type Plane struct {
 	program *ebpf.Program
 	// part is the program that the first one calls for parts of flows.
-	part *ebpf.Program
-	maps lbMaps
+	part    *ebpf.Program
+	maps    lbMaps
 	reasons []string
 	limits  Limits
 	seed    Seed

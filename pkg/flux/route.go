@@ -40,6 +40,11 @@ type Entry struct {
 type Packet struct {
 	// Opener starts a flow; Closer ends one.
 	Opener, Closer bool
+	// Again: openers of the protocol come again while a connection is made, so
+	// that one does not tell that its flow begins. QUIC's do.
+	Again bool
+	// About the flow, not of it: an ICMP error. It changes nothing.
+	About bool
 }
 
 // Choice is what slots say of a flow: whom it goes to if it is new, and whom if
@@ -47,9 +52,10 @@ type Packet struct {
 type Choice struct{ Owner, Prior uint32 }
 
 // Route decides where a packet of a flow in flux goes, and what its entry is from
-// then on. The entry is nil if the table has none.
+// then on, unless the packet is only about the flow. The entry is nil if the table
+// has none.
 func Route(c Choice, e *Entry, p Packet, now Tick, able func(backend uint32) Ability) (uint32, Entry) {
-	if e != nil && able(e.Backend)&KeepsFlows != 0 && (!p.Opener || able(e.Backend)&TakesFlows != 0) {
+	if e != nil && able(e.Backend)&KeepsFlows != 0 && (!p.Opener || p.Again || able(e.Backend)&TakesFlows != 0) {
 		next := *e
 		if Age(now, e.Seen) >= RefreshAge {
 			next.Seen = now

@@ -29,6 +29,7 @@ func TestRoute(t *testing.T) {
 		opener = Packet{Opener: true}
 		middle = Packet{}
 		closer = Packet{Closer: true}
+		again  = Packet{Opener: true, Again: true}
 	)
 	essential := func(backend uint32, seen Tick) Entry { return Entry{Backend: backend, Seen: seen, Essential: true} }
 	confirmed := func(e Entry) Entry { e.Confirmed = true; return e }
@@ -61,6 +62,8 @@ func TestRoute(t *testing.T) {
 		{"an opener comes twice", prior, essential(third, recent), opener, third, essential(third, recent)},
 		{"an opener uses a 5-tuple again", prior, closing(confirmed(essential(third, recent))), opener, third, confirmed(essential(third, recent))},
 		{"an opener comes twice and its backend drains", prior, confirmed(essential(draining, recent)), opener, owner, essential(owner, now)},
+		{"one of a connection that is being made, and its backend drains", prior, confirmed(essential(draining, recent)), again, draining, confirmed(essential(draining, recent))},
+		{"one of a connection that was being made, and its backend is dead", prior, essential(dead, recent), again, owner, essential(owner, now)},
 		{"an opener meets a dead backend", prior, closing(confirmed(essential(dead, recent))), opener, owner, essential(owner, now)},
 		{"a known flow's backend is dead", prior, ofPrior(dead, recent), middle, owner, essential(owner, now)},
 	} {
