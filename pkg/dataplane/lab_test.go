@@ -34,7 +34,6 @@ const loopback = 1
 // testSeed is what test runs hash with.
 func testSeed() Seed { return Seed{0x0123456789abcdef, 0xfedcba9876543210} }
 
-// smallLimits are enough for the packet table.
 // testOptions are those of a daemon that is told nothing, but for the seed.
 func testOptions() Options { return Options{Seed: testSeed(), ICMPRate: 1000} }
 
@@ -46,14 +45,20 @@ func withRoom(l Limits) Limits {
 	return l
 }
 
+// smallLimits are enough for the packet table.
 func smallLimits() Limits {
-	return Limits{VIPs: 128, Endpoints: 128, Pools: 64, Backends: 1024, Slots: 1 << 16}
+	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10}
 }
 
 // loaded is a Plane that lives as long as the test.
 func loaded(t testing.TB, limits Limits) *Plane {
 	t.Helper()
-	p, err := Load(withRoom(limits), testOptions())
+	return loadedWith(t, limits, testOptions())
+}
+
+func loadedWith(t testing.TB, limits Limits, options Options) *Plane {
+	t.Helper()
+	p, err := Load(withRoom(limits), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +160,9 @@ func sendWith(p *Plane, opts ebpf.RunOptions) (uint32, []byte, error) {
 // row is a line of the packet table.
 type row struct {
 	name string
-	in   []byte
+	// before are frames that come before, and of which nothing is said.
+	before [][]byte
+	in     []byte
 	// out is nil where the frame is to stay as it was.
 	out    []byte
 	reason string
@@ -184,9 +191,17 @@ type lab struct {
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
+	return newLabWith(t, testOptions())
+}
+
+func newLabWith(t testing.TB, options Options) *lab {
+	t.Helper()
 	l := &lab{space: newSpace(t)}
 	l.services = services(l.veth(t, "out", "outpeer"))
-	l.Plane = loaded(t, smallLimits())
+	for i := range l.services {
+		l.services[i].options = options
+	}
+	l.Plane = loadedWith(t, smallLimits(), options)
 	// The devmap takes interfaces of the namespace of whoever writes to it.
 	if err := l.do(func() error { return l.Apply(stateOf(l.services)) }); err != nil {
 		t.Fatal(err)
@@ -196,6 +211,11 @@ func newLab(t testing.TB) *lab {
 
 // check sends a row's frame and reports every difference from what the row says.
 func (l *lab) check(r row) error {
+	for _, frame := range r.before {
+		if err := l.do(func() error { _, _, err := send(l.Plane, frame); return err }); err != nil {
+			return err
+		}
+	}
 	before, err := l.Counters()
 	if err != nil {
 		return err
