@@ -111,17 +111,19 @@ func clampRows(l *lab, f family) []row {
 
 // wrongSumRow has a checksum that is off by something, before and after.
 func wrongSumRow(s service, mode string, in, out packet) row {
-	const off = 0x1234
-	spoil := func(frame []byte, at int) []byte {
-		sum := uint32(binary.BigEndian.Uint16(frame[at:])) + off
+	spoil := func(frame []byte, at int, by uint16) []byte {
+		sum := uint32(binary.BigEndian.Uint16(frame[at:])) + uint32(by)
 		return set(frame, at, byte((sum+sum>>16)>>8), byte(sum+sum>>16))
 	}
+	const off = 0x1234
 	r := s.forwards("mss/"+mode+": wrong checksum", in)
 	sent := s.forwarded(out)
-	r.in, r.out = spoil(r.in, in.l4()+16), spoil(sent.bytes(), len(sent.bytes())-len(sent.ip())+sent.l4()-sent.l3()+16)
+	frame := sent.bytes()
+	inner := len(frame) - len(sent.ip())
+	r.in, r.out = spoil(r.in, in.l4()+16, off), spoil(frame, inner+sent.l4()-sent.l3()+16, off)
 	if sent.gue != nil && sent.gue.summed {
-		// The sum outside is over what is inside.
-		r.out = spoil(r.out, headerEthernet+len(sent.bytes())-headerEthernet-len(sent.ip())-headerGUE+6)
+		// It is among what the checksum outside is over.
+		r.out = spoil(r.out, inner-headerGUE+6, ^uint16(off))
 	}
 	r.rough = true
 	return r
