@@ -189,6 +189,41 @@ type lab struct {
 	services []service
 	// seen are the counters after the last row, which are those before the next.
 	seen *Counters
+	// runs are done one after the other by a thread in the namespace.
+	runs chan func()
+}
+
+// run puts a frame through the program, in the namespace: a thread for each would
+// take most of the time.
+func (l *lab) run(opts ebpf.RunOptions) (verdict uint32, out []byte, err error) {
+	l.seen = nil
+	done := make(chan struct{})
+	l.runs <- func() {
+		verdict, out, err = sendWith(l.Plane, opts)
+		close(done)
+	}
+	<-done
+	return verdict, out, err
+}
+
+// serve has a thread do the runs until the test ends.
+func (l *lab) serve(t testing.TB) {
+	l.runs = make(chan func())
+	ended := make(chan error)
+	go func() {
+		ended <- l.do(func() error {
+			for f := range l.runs {
+				f()
+			}
+			return nil
+		})
+	}()
+	t.Cleanup(func() {
+		close(l.runs)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func newLab(t testing.TB) *lab {
@@ -204,6 +239,7 @@ func newLabWith(t testing.TB, options Options) *lab {
 		l.services[i].options = options
 	}
 	l.Plane = loadedWith(t, smallLimits(), options)
+	l.serve(t)
 	// The devmap takes interfaces of the namespace of whoever writes to it.
 	if err := l.do(func() error { return l.Apply(stateOf(l.services)) }); err != nil {
 		t.Fatal(err)
@@ -214,7 +250,7 @@ func newLabWith(t testing.TB, options Options) *lab {
 // check sends a row's frame and reports every difference from what the row says.
 func (l *lab) check(r row) error {
 	for _, frame := range r.before {
-		if err := l.do(func() error { _, _, err := send(l.Plane, frame); return err }); err != nil {
+		if _, _, err := l.run(ebpf.RunOptions{Data: frame}); err != nil {
 			return err
 		}
 	}
@@ -222,16 +258,11 @@ func (l *lab) check(r row) error {
 	if err != nil {
 		return err
 	}
-	var verdict uint32
-	var out []byte
-	err = l.do(func() (err error) {
-		opts := ebpf.RunOptions{Data: r.in}
-		if r.context != nil {
-			opts.Context = *r.context
-		}
-		verdict, out, err = sendWith(l.Plane, opts)
-		return err
-	})
+	opts := ebpf.RunOptions{Data: r.in}
+	if r.context != nil {
+		opts.Context = *r.context
+	}
+	verdict, out, err := l.run(opts)
 	if err != nil {
 		return err
 	}

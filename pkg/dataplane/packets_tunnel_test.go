@@ -1,8 +1,11 @@
 package dataplane
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
@@ -110,6 +113,11 @@ func TestVariants(t *testing.T) {
 					}
 				}
 			}
+			for _, port := range []uint16{portTunnel4, portTunnel6, portGUE4, portGUE6} {
+				for _, f := range families() {
+					l.spreads(t, l.at(f, port), options)
+				}
+			}
 		})
 	}
 }
@@ -121,21 +129,20 @@ type outside struct {
 	ports   map[uint16]int
 }
 
-// spread sends packets of that many flows twice to a service.
+// spread sends packets of that many flows twice to a service, and looks outside.
 func (l *lab) spread(t *testing.T, s service, flows int) outside {
 	o := outside{map[netip.Addr]int{}, map[uint16]int{}}
 	for i := range flows {
-		in := s.family.packet(udp{from: uint16(10000 + i), to: s.port, data: text(i % 50)})
 		var seen [2]packet
 		for again := range seen {
-			in.payload = udp{from: uint16(10000 + i), to: s.port, data: text((i + again*7) % 50)}
-			r := s.forwards("spread", in)
-			if err := l.check(r); err != nil {
+			in := s.family.packet(udp{from: uint16(10000 + i), to: s.port, data: text((i + again*7) % 50)})
+			seen[again] = s.forwarded(in)
+			_, out, err := l.run(ebpf.RunOptions{Data: in.bytes()})
+			if err = errors.Join(err, checkBytes(out, seen[again].bytes()), wellFormed(out)); err != nil {
 				t.Fatalf("flow %d: %v", i, err)
 			}
-			seen[again] = s.forwarded(in)
 		}
-		if seen[0].outer.source != seen[1].outer.source || seen[0].gue != nil && *seen[0].gue != *seen[1].gue {
+		if *seen[0].outer != *seen[1].outer || seen[0].gue != nil && *seen[0].gue != *seen[1].gue {
 			t.Fatalf("flow %d does not look the same twice", i)
 		}
 		o.sources[seen[0].outer.source]++
@@ -146,40 +153,32 @@ func (l *lab) spread(t *testing.T, s service, flows int) outside {
 	return o
 }
 
-// TestOutsideSpreadsFlows: a flow has one look outside, flows have many, within what
-// was configured. A table row has compared each byte by then.
-func TestOutsideSpreadsFlows(t *testing.T) {
+// spreads wants a flow to have one look outside, and flows many, within what was
+// configured.
+func (l *lab) spreads(t *testing.T, s service, options Options) {
 	const flows = 300
-	for name, options := range variants() {
-		t.Run(name, func(t *testing.T) {
-			l := newVariant(t, options)
-			for _, port := range []uint16{portTunnel4, portTunnel6, portGUE4, portGUE6} {
-				s := l.at(ipv4(), port)
-				o := l.spread(t, s, flows)
-				prefix := options.SourceIPv4
-				if s.backend.Is6() {
-					prefix = options.SourceIPv6
-				}
-				if !prefix.IsValid() && len(o.sources) != 1 {
-					t.Errorf("port %d: %d sources, nothing was to be spread", port, len(o.sources))
-				}
-				if prefix.IsValid() && len(o.sources) < flows/2 {
-					t.Errorf("port %d: %d sources of %d flows", port, len(o.sources), flows)
-				}
-				for source := range o.sources {
-					if prefix.IsValid() && !prefix.Contains(source) {
-						t.Errorf("port %d: source %s is not in %s", port, source, prefix)
-					}
-				}
-				if s.mode == model.ModeDSRGUE && len(o.ports) < flows*9/10 {
-					t.Errorf("port %d: %d source ports of %d flows", port, len(o.ports), flows)
-				}
-				for p := range o.ports {
-					if p < 0xc000 {
-						t.Errorf("source port %d is not a dynamic one", p)
-					}
-				}
-			}
-		})
+	o := l.spread(t, s, flows)
+	prefix := options.SourceIPv4
+	if s.backend.Is6() {
+		prefix = options.SourceIPv6
+	}
+	if !prefix.IsValid() && len(o.sources) != 1 {
+		t.Errorf("port %d: %d sources, nothing was to be spread", s.port, len(o.sources))
+	}
+	if prefix.IsValid() && len(o.sources) < flows/2 {
+		t.Errorf("port %d: %d sources of %d flows", s.port, len(o.sources), flows)
+	}
+	for source := range o.sources {
+		if prefix.IsValid() && !prefix.Contains(source) {
+			t.Errorf("port %d: source %s is not in %s", s.port, source, prefix)
+		}
+	}
+	if s.mode == model.ModeDSRGUE && len(o.ports) < flows*9/10 {
+		t.Errorf("port %d: %d source ports of %d flows", s.port, len(o.ports), flows)
+	}
+	for p := range o.ports {
+		if p < 0xc000 {
+			t.Errorf("source port %d is not a dynamic one", p)
+		}
 	}
 }
