@@ -11,6 +11,7 @@
 #include "hash.h"
 #include "maps.h"
 #include "packet.h"
+#include "parse.h"
 
 const volatile u32 fragment_mask; /* number of buckets, a power of two, less one */
 
@@ -34,6 +35,13 @@ step u64 fragment_key(const struct packet *pkt)
 	u8 protocol = pkt->ipv6 ? IPPROTO_FRAGMENT : pkt->protocol;
 
 	return flow_hash(pkt->addresses, pkt->fragment_id, protocol) | FLOW_KEY;
+}
+
+/* Whether a later fragment may be of a flow: with IPv6, what comes first may hide that. */
+step bool may_be_flow(const struct packet *pkt)
+{
+	return pkt->protocol == IPPROTO_TCP || pkt->protocol == IPPROTO_UDP ||
+	       (pkt->ipv6 && is_extension_header(pkt->protocol));
 }
 
 /* The entry that gives way: an empty one, else the oldest. */

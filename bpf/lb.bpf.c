@@ -111,7 +111,7 @@ step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct r
 
 	if (follow_fragments(pkt, route))
 		return TX_FORWARDED;
-	if (!for_vip_address(pkt))
+	if (!may_be_flow(pkt) || !for_vip_address(pkt))
 		return PASS_NOT_VIP;
 	vip = find_fragment_vip(pkt);
 	return vip ? route_to(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;

@@ -339,12 +339,12 @@ func TestMaps(t *testing.T) {
 func TestBackendRecord(t *testing.T) {
 	four, six := model.BackendID{Address: netip.MustParseAddr("10.0.0.10")}, model.BackendID{Address: netip.MustParseAddr("2001:db8::10")}
 	path := forwarding.Path{Link: 3, VLAN: 0x123, Source: mac{1, 2, 3, 4, 5, 6}, Destination: mac{7, 8, 9, 10, 11, 12}, OnLink: true, MTU: 70000}
-	l2, ipip := uint8(1<<lbModeMODE_DSR_L2), uint8(1<<lbModeMODE_DSR_IPIP)
-	with := func(outer string, onLink bool) *forwarding.Path {
+	l2, outer := uint8(1<<lbModeMODE_DSR_L2), uint8(1<<lbModeMODE_DSR_IPIP|1<<lbModeMODE_DSR_GUE)
+	with := func(source string, onLink bool) *forwarding.Path {
 		p := path
 		p.OnLink = onLink
-		if outer != "" {
-			p.Outer = netip.MustParseAddr(outer)
+		if source != "" {
+			p.Outer = netip.MustParseAddr(source)
 		}
 		return &p
 	}
@@ -354,11 +354,11 @@ func TestBackendRecord(t *testing.T) {
 		modes uint8
 		ipv4  uint8
 	}{
-		"ipv4":                     {four, with("10.0.0.1", true), l2 | ipip, 1},
-		"ipv4 through a gateway":   {four, with("10.0.0.1", false), ipip, 1},
+		"ipv4":                     {four, with("10.0.0.1", true), l2 | outer, 1},
+		"ipv4 through a gateway":   {four, with("10.0.0.1", false), outer, 1},
 		"ipv4 without a source":    {four, with("", true), l2, 0},
 		"ipv4 with an IPv6 source": {four, with("2001:db8::1", true), l2, 0},
-		"ipv6":                     {six, with("2001:db8::1", true), l2 | ipip, 0},
+		"ipv6":                     {six, with("2001:db8::1", true), l2 | outer, 0},
 		"ipv6 with an IPv4 source": {six, with("10.0.0.1", false), 0, 0},
 	} {
 		b := backendRecord(c.id, c.path)

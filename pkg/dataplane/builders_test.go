@@ -32,6 +32,7 @@ const (
 	headerIPv6     = 40
 	headerTCP      = 20
 	headerUDP      = 8
+	headerGUE      = 12 // UDP's and its own
 )
 
 type tag struct{ protocol, tci uint16 }
@@ -41,6 +42,7 @@ type packet struct {
 	to, from            mac
 	tags                []tag
 	outer               *tunnel
+	gue                 *gue
 	source, destination netip.Addr
 	ttl, tos            uint8
 	// id and fragment (flags and offset) of IPv4, label of IPv6.
@@ -54,6 +56,12 @@ type packet struct {
 
 // tunnel is an outer IP header.
 type tunnel struct{ source, destination netip.Addr }
+
+// gue are the UDP and GUE headers behind it.
+type gue struct {
+	from, to uint16
+	summed   bool
+}
 
 // payload is what IP carries.
 type payload interface {
@@ -129,6 +137,10 @@ func (t *tunnel) header(inner packet, ip []byte) []byte {
 	if inner.ipv6() {
 		protocol = 41
 	}
+	if inner.gue != nil {
+		datagram := udp{from: inner.gue.from, to: inner.gue.to, data: slices.Concat([]byte{0, protocol, 0, 0}, ip), unsummed: !inner.gue.summed}
+		protocol, ip = uint8(model.UDP), datagram.bytes(t.source, t.destination)
+	}
 	if t.source.Is6() {
 		return slices.Concat(ipv6Header(t.source, t.destination, inner.tos, 0, 64, protocol, len(ip)), ip)
 	}
@@ -177,12 +189,17 @@ func routing() extension {
 }
 
 func fragmentHeader(offset uint16, more bool) extension {
+	return fragmentHeaderOf(0xcafebabe, offset, more)
+}
+
+// fragmentHeaderOf is that of a packet with an ID; the offset is in units of 8 bytes.
+func fragmentHeaderOf(id uint32, offset uint16, more bool) extension {
 	bits := offset << 3
 	if more {
 		bits |= 1
 	}
 	body := binary.BigEndian.AppendUint16([]byte{0, 0}, bits)
-	return extension{44, append(body, 0xca, 0xfe, 0xba, 0xbe)}
+	return extension{44, binary.BigEndian.AppendUint32(body, id)}
 }
 
 // authentication is an AH (RFC 4302) with a check value of 12 bytes.
@@ -242,13 +259,17 @@ func (d udp) bytes(source, destination netip.Addr) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(headerUDP+len(d.data)))
 	b = slices.Concat(b, []byte{0, 0}, d.data)
 	if !d.unsummed {
-		sum := ^onesSum(pseudoHeader(source, destination, 17, len(b)), b)
-		if sum == 0 {
-			sum = math.MaxUint16
-		}
-		binary.BigEndian.PutUint16(b[6:], sum)
+		binary.BigEndian.PutUint16(b[6:], nonZero(^onesSum(pseudoHeader(source, destination, 17, len(b)), b)))
 	}
 	return b
+}
+
+// nonZero is a checksum where 0 says that there is none.
+func nonZero(sum uint16) uint16 {
+	if sum == 0 {
+		return math.MaxUint16
+	}
+	return sum
 }
 
 // icmp is an ICMP or ICMPv6 message with an identifier.

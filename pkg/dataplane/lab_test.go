@@ -34,7 +34,6 @@ const loopback = 1
 // testSeed is what test runs hash with.
 func testSeed() Seed { return Seed{0x0123456789abcdef, 0xfedcba9876543210} }
 
-// smallLimits are enough for the packet table.
 // testOptions are those of a daemon that is told nothing, but for the seed.
 func testOptions() Options { return Options{Seed: testSeed(), ICMPRate: 1000} }
 
@@ -46,14 +45,20 @@ func withRoom(l Limits) Limits {
 	return l
 }
 
+// smallLimits are enough for the packet table.
 func smallLimits() Limits {
-	return Limits{VIPs: 128, Endpoints: 128, Pools: 64, Backends: 1024, Slots: 1 << 16}
+	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10}
 }
 
 // loaded is a Plane that lives as long as the test.
 func loaded(t testing.TB, limits Limits) *Plane {
 	t.Helper()
-	p, err := Load(withRoom(limits), testOptions())
+	return loadedWith(t, limits, testOptions())
+}
+
+func loadedWith(t testing.TB, limits Limits, options Options) *Plane {
+	t.Helper()
+	p, err := Load(withRoom(limits), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +160,9 @@ func sendWith(p *Plane, opts ebpf.RunOptions) (uint32, []byte, error) {
 // row is a line of the packet table.
 type row struct {
 	name string
-	in   []byte
+	// before are frames that come before, and of which nothing is said.
+	before [][]byte
+	in     []byte
 	// out is nil where the frame is to stay as it was.
 	out    []byte
 	reason string
@@ -180,13 +187,59 @@ type lab struct {
 	*Plane
 	space
 	services []service
+	// seen are the counters after the last row, which are those before the next.
+	seen *Counters
+	// runs are done one after the other by a thread in the namespace.
+	runs chan func()
+}
+
+// run puts a frame through the program, in the namespace: a thread for each would
+// take most of the time.
+func (l *lab) run(opts ebpf.RunOptions) (verdict uint32, out []byte, err error) {
+	l.seen = nil
+	done := make(chan struct{})
+	l.runs <- func() {
+		verdict, out, err = sendWith(l.Plane, opts)
+		close(done)
+	}
+	<-done
+	return verdict, out, err
+}
+
+// serve has a thread do the runs until the test ends.
+func (l *lab) serve(t testing.TB) {
+	l.runs = make(chan func())
+	ended := make(chan error)
+	go func() {
+		ended <- l.do(func() error {
+			for f := range l.runs {
+				f()
+			}
+			return nil
+		})
+	}()
+	t.Cleanup(func() {
+		close(l.runs)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func newLab(t testing.TB) *lab {
 	t.Helper()
+	return newLabWith(t, testOptions())
+}
+
+func newLabWith(t testing.TB, options Options) *lab {
+	t.Helper()
 	l := &lab{space: newSpace(t)}
 	l.services = services(l.veth(t, "out", "outpeer"))
-	l.Plane = loaded(t, smallLimits())
+	for i := range l.services {
+		l.services[i].options = options
+	}
+	l.Plane = loadedWith(t, smallLimits(), options)
+	l.serve(t)
 	// The devmap takes interfaces of the namespace of whoever writes to it.
 	if err := l.do(func() error { return l.Apply(stateOf(l.services)) }); err != nil {
 		t.Fatal(err)
@@ -196,20 +249,20 @@ func newLab(t testing.TB) *lab {
 
 // check sends a row's frame and reports every difference from what the row says.
 func (l *lab) check(r row) error {
-	before, err := l.Counters()
+	for _, frame := range r.before {
+		if _, _, err := l.run(ebpf.RunOptions{Data: frame}); err != nil {
+			return err
+		}
+	}
+	before, err := l.countersBefore(r)
 	if err != nil {
 		return err
 	}
-	var verdict uint32
-	var out []byte
-	err = l.do(func() (err error) {
-		opts := ebpf.RunOptions{Data: r.in}
-		if r.context != nil {
-			opts.Context = *r.context
-		}
-		verdict, out, err = sendWith(l.Plane, opts)
-		return err
-	})
+	opts := ebpf.RunOptions{Data: r.in}
+	if r.context != nil {
+		opts.Context = *r.context
+	}
+	verdict, out, err := l.run(opts)
 	if err != nil {
 		return err
 	}
@@ -217,6 +270,7 @@ func (l *lab) check(r row) error {
 	if err != nil {
 		return err
 	}
+	l.seen = &after
 	want := r.out
 	if want == nil {
 		want = r.in
@@ -226,6 +280,13 @@ func (l *lab) check(r row) error {
 		errs = append(errs, wellFormed(r.in), wellFormed(want))
 	}
 	return errors.Join(errs...)
+}
+
+func (l *lab) countersBefore(r row) (Counters, error) {
+	if l.seen != nil && len(r.before) == 0 {
+		return *l.seen, nil
+	}
+	return l.Counters()
 }
 
 // checkVerdict holds a verdict against the prefix of a reason.

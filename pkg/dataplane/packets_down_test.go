@@ -99,30 +99,27 @@ func unreachableRows(l *lab, f family) []row {
 		refused("no path", portUnresolved),
 		refused("dsr-l2 through a gateway", portGateway),
 		refused("dsr-ipip without a source", portNoSource),
+		refused("dsr-gue without a source", portNoSourceGUE),
 		noLink,
 		l.at(f, portFarTunnel).forwards("unreachable/dsr-ipip through a gateway", syn(portFarTunnel)),
-	}
-	for _, ttl := range []uint8{0, 1} {
-		for mode, port := range map[string]uint16{"l2": portL2, "ipip in ipv4": portTunnel4, "ipip in ipv6": portTunnel6} {
-			in := syn(port)
-			in.ttl = ttl
-			rows = append(rows, l.at(f, port).counted("ttl "+string('0'+rune(ttl))+"/"+mode, "drop_ttl_exceeded", in))
-		}
+		l.at(f, portFarGUE).forwards("unreachable/dsr-gue through a gateway", syn(portFarGUE)),
 	}
 	return append(rows, driverRows(l, f)...)
 }
 
+// withMetadata is a row whose frame the driver says something about.
+func withMetadata(r row, metadata int, ingress int) row {
+	r.context = &xdpContext{Data: uint32(metadata), DataEnd: uint32(metadata + len(r.in)), Ingress: uint32(ingress)}
+	r.in = slices.Concat(make([]byte, metadata), r.in)
+	if r.out != nil {
+		r.out = slices.Concat(make([]byte, metadata), r.out)
+	}
+	r.rough = metadata != 0
+	return r
+}
+
 // driverRows are packets about which the driver has something to say.
 func driverRows(l *lab, f family) []row {
-	with := func(r row, metadata int, ingress int) row {
-		r.context = &xdpContext{Data: uint32(metadata), DataEnd: uint32(metadata + len(r.in)), Ingress: uint32(ingress)}
-		r.in = slices.Concat(make([]byte, metadata), r.in)
-		if r.out != nil {
-			r.out = slices.Concat(make([]byte, metadata), r.out)
-		}
-		r.rough = metadata != 0
-		return r
-	}
 	out := l.at(f, portOut)
 	syn := f.packet(tcp{from: 4000, to: portOut, flags: flagSYN})
 	same := out.forwards("driver/arrived where it leaves", syn)
@@ -130,18 +127,19 @@ func driverRows(l *lab, f family) []row {
 	syn.payload = tcp{from: 4000, to: portL2, flags: flagSYN}
 	other := l.at(f, portL2).forwards("driver/arrived elsewhere", syn)
 	other.reason = "redirect_forwarded"
-	syn.payload = tcp{from: 4000, to: portTunnel6, flags: flagSYN}
-	tunnel := l.at(f, portTunnel6)
-	cramped := tunnel.counted("driver/no headroom", "drop_no_headroom", syn)
-	lessTTL := syn
-	lessTTL.ttl--
-	cramped.out = lessTTL.bytes()
-	return []row{
-		with(same, 0, out.path.Link),
-		with(other, 0, out.path.Link),
-		with(tunnel.forwards("driver/metadata", syn), 32, loopback),
-		with(cramped, 200, loopback),
+	rows := []row{withMetadata(same, 0, out.path.Link), withMetadata(other, 0, out.path.Link)}
+	for name, port := range map[string]uint16{"ipip": portTunnel6, "gue": portGUE6} {
+		syn.payload = tcp{from: 4000, to: port, flags: flagSYN}
+		tunnel := l.at(f, port)
+		cramped := tunnel.counted("driver/no headroom for "+name, "drop_no_headroom", syn)
+		lessTTL := syn
+		lessTTL.ttl--
+		cramped.out = lessTTL.bytes()
+		rows = append(rows,
+			withMetadata(tunnel.forwards("driver/metadata, "+name, syn), 32, loopback),
+			withMetadata(cramped, 200, loopback))
 	}
+	return rows
 }
 
 // sizeRows are at the limit of what the way to the backend carries, and beyond.
@@ -161,7 +159,7 @@ func sizeRows(l *lab, f family) []row {
 		rows = append(rows,
 			s.forwards("size/"+name+" fits", f.packet(fits)),
 			s.forwards("size/"+name+" fits, padding aside", padded),
-			s.counted("size/"+name+" too big", "drop_too_big", f.packet(over)),
+			s.tooBig("size/"+name+" too big", f.packet(over)),
 		)
 		tagged := f.packet(fits)
 		tagged.tags = []tag{{etherQinQ, 1}, {etherVLAN, 2}}
@@ -170,8 +168,12 @@ func sizeRows(l *lab, f family) []row {
 	add("l2", portL2, mtu, 0)
 	add("ipip in ipv4", portTunnel4, mtu, headerIPv4)
 	add("ipip in ipv6", portTunnel6, mtu, headerIPv6)
+	add("gue in ipv4", portGUE4, mtu, headerIPv4+headerGUE)
+	add("gue in ipv6", portGUE6, mtu, headerIPv6+headerGUE)
 	add("jumbo l2", portJumbo, jumbo, 0)
 	add("jumbo ipip in ipv4", portJumboTunnel4, jumbo, headerIPv4)
 	add("jumbo ipip in ipv6", portJumboTunnel6, jumbo, headerIPv6)
+	add("jumbo gue in ipv4", portJumboGUE4, jumbo, headerIPv4+headerGUE)
+	add("jumbo gue in ipv6", portJumboGUE6, jumbo, headerIPv6+headerGUE)
 	return rows
 }

@@ -82,9 +82,12 @@ func echoRows(_ *lab, f family) []row {
 
 // otherICMPRows are ICMP messages to a VIP that the balancer does not answer.
 func otherICMPRows(f family) []row {
-	kinds := map[string]uint8{"echo reply": 0, "unreachable": 3, "redirect": 5, "time exceeded": 11, "timestamp": 13, "echo of ipv6": 128}
+	kinds := map[string]uint8{"echo reply": 0, "source quench": 4, "redirect": 5, "timestamp": 13, "photuris": 40, "echo of ipv6": 128}
 	if f.ipv6 {
-		kinds = map[string]uint8{"echo reply": 129, "unreachable": 1, "too big": 2, "time exceeded": 3, "neighbour solicitation": 135, "echo of ipv4": 8}
+		kinds = map[string]uint8{
+			"reserved error": 0, "unknown error": 5, "last error": 127, "echo reply": 129, "router advertisement": 134,
+			"neighbour solicitation": 135, "redirect": 137, "echo of ipv4": 8,
+		}
 	}
 	var rows []row
 	for name, kind := range kinds {

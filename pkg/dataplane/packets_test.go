@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +13,7 @@ import (
 )
 
 // fewestRows is how many rows the packet table must have.
-const fewestRows = 100
+const fewestRows = 2000
 
 // TestPackets sends every row of the packet table through the program.
 func TestPackets(t *testing.T) {
@@ -40,8 +41,8 @@ func (l *lab) rows() []row {
 	rows := literalRows(l)
 	for _, f := range families() {
 		for _, topic := range []func(*lab, family) []row{
-			l2Rows, ipipRows, vlanRows, foreignRows, echoRows, downRows, resetRows, unreachableRows, sizeRows,
-			extensionRows, truncatedRows, malformedRows, fragmentRows,
+			l2Rows, tunnelRows, vlanRows, foreignRows, echoRows, downRows, resetRows, unreachableRows, sizeRows,
+			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows,
 		} {
 			rows = append(rows, topic(l, f)...)
 		}
@@ -108,6 +109,19 @@ func TestWellFormedNotices(t *testing.T) {
 	}
 }
 
+// otherGUEPort is a port for GUE other than its own, known to wellFormed.
+const otherGUEPort = 16080
+
+// insideGUE is a frame with what a UDP datagram carries, if that is GUE.
+func insideGUE(l gopacket.Layer) []byte {
+	u, ok := l.(*layers.UDP)
+	if !ok || u.DstPort != DefaultGUEPort && u.DstPort != otherGUEPort {
+		return nil
+	}
+	etherType := map[string]uint16{"\x00\x04\x00\x00": etherIPv4, "\x00\x29\x00\x00": etherIPv6}[string(u.Payload[:headerGUE-headerUDP])]
+	return slices.Concat(make([]byte, 12), binary.BigEndian.AppendUint16(nil, etherType), u.Payload[headerGUE-headerUDP:])
+}
+
 // wellFormed decodes a frame with a library that knows nothing of ours, and has
 // it recompute every length and checksum.
 func wellFormed(frame []byte) error {
@@ -128,6 +142,9 @@ func wellFormed(frame []byte) error {
 			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
 		}:
 			errs = append(errs, l.SetNetworkLayerForChecksum(network))
+		}
+		if inside := insideGUE(layer); inside != nil {
+			errs = append(errs, wellFormed(inside))
 		}
 		if summed, ok := layer.(gopacket.LayerWithChecksum); ok {
 			err, found := summed.VerifyChecksum()

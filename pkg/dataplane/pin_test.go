@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -126,10 +127,11 @@ func TestForeignPinsAreRefused(t *testing.T) {
 	if got := open(path, pinLimits, Seed{3, 4}); !strings.Contains(got, "hash_seed") {
 		t.Error(got)
 	}
-	if err := os.Mkdir(filepath.Join(path, "v2"), 0o700); err != nil {
+	other := fmt.Sprintf("v%d", layout+1)
+	if err := os.Mkdir(filepath.Join(path, other), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if got := open(path, pinLimits, Seed{1, 2}); !strings.Contains(got, "v2") {
+	if got := open(path, pinLimits, Seed{1, 2}); !strings.Contains(got, other) {
 		t.Error(got)
 	}
 	if err := Unpin(path); err != nil {

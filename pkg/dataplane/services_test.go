@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"cmp"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,8 +16,9 @@ import (
 type family struct {
 	name string
 	ipv6 bool
-	// client speaks to vip; wide is a VIP with any port; foreign is none of ours.
-	client, vip, wide, foreign netip.Addr
+	// client speaks to vip; wide is a VIP with any port; eager one that takes fragments
+	// before their first one; foreign is none of ours.
+	client, vip, wide, eager, foreign netip.Addr
 	// backends are numbered below this prefix, balancer sends encapsulated packets.
 	backends string
 	balancer netip.Addr
@@ -27,6 +30,7 @@ func ipv4() family {
 		client:   netip.MustParseAddr("203.0.113.7"),
 		vip:      netip.MustParseAddr("192.0.2.1"),
 		wide:     netip.MustParseAddr("192.0.2.2"),
+		eager:    netip.MustParseAddr("192.0.2.3"),
 		foreign:  netip.MustParseAddr("198.51.100.9"),
 		backends: "10.0.%d.%d",
 		balancer: netip.MustParseAddr("10.0.0.1"),
@@ -40,6 +44,7 @@ func ipv6() family {
 		client:   netip.MustParseAddr("2001:db8:c::7"),
 		vip:      netip.MustParseAddr("2001:db8::1"),
 		wide:     netip.MustParseAddr("2001:db8::2"),
+		eager:    netip.MustParseAddr("2001:db8::3"),
 		foreign:  netip.MustParseAddr("2001:db8:f::9"),
 		backends: "2001:db8:b:%d::%d",
 		balancer: netip.MustParseAddr("2001:db8:b::1"),
@@ -93,12 +98,31 @@ const (
 	portTCPOnly       = 99
 	portFarTunnel     = 100
 	portNone          = 101
+	portGUE4          = 130
+	portGUE6          = 131
+	portTaggedGUE4    = 132
+	portTaggedGUE6    = 133
+	portOutGUE4       = 134
+	portOutGUE6       = 135
+	portJumboGUE4     = 136
+	portJumboGUE6     = 137
+	portNoSourceGUE   = 138
+	portFarGUE        = 139
+	portEager         = 140
+	portNarrow        = 141
+	portClamped       = 143
+	portClampedTunnel = 144
+	portClampedGUE    = 145
 )
+
+// grantedMSS is what services that clamp let SYNs carry.
+const grantedMSS = 1220
 
 const (
 	vlanOut   = 100
 	mtu       = 1500
 	jumbo     = 9000
+	narrow    = 1300 // what is left for an IPv6 packet is less than any link's (RFC 8200)
 	missingIF = 54321
 )
 
@@ -112,9 +136,22 @@ type service struct {
 	path     forwarding.Path
 	resolved bool
 	reset    bool
+	eager    bool
+	mss      uint16
+	options  Options
 }
 
 func (s service) pool() string { return fmt.Sprintf("%s-%d-%t", s.family.name, s.port, s.wide) }
+
+func (s service) address() netip.Addr {
+	switch {
+	case s.wide:
+		return s.family.wide
+	case s.eager:
+		return s.family.eager
+	}
+	return s.family.vip
+}
 
 func (s service) vip(protocol model.Protocol) string {
 	return fmt.Sprintf("%s-%s", s.pool(), protocol)
@@ -175,8 +212,33 @@ func services(out int) []service {
 		at(portTunnel4, ipip, ipv4(), loopback, func(s *service) {
 			s.wide, s.backend = true, ipv4().host(portTunnel4, 100+hostNumber(f))
 		})
+		furtherServices(f, out, at)
 	}
 	return all
+}
+
+// furtherServices encapsulate in GUE, take fragments early or clamp.
+func furtherServices(f family, out int, at func(uint16, model.Mode, family, int, func(*service))) {
+	tagged := func(s *service) { s.path.VLAN = vlanOut }
+	large := func(s *service) { s.path.MTU = jumbo }
+	clamped := func(s *service) { s.mss = grantedMSS }
+	l2, ipip, gue := model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE
+
+	at(portGUE4, gue, ipv4(), loopback, nil)
+	at(portGUE6, gue, ipv6(), loopback, nil)
+	at(portTaggedGUE4, gue, ipv4(), loopback, tagged)
+	at(portTaggedGUE6, gue, ipv6(), loopback, tagged)
+	at(portOutGUE4, gue, ipv4(), out, nil)
+	at(portOutGUE6, gue, ipv6(), out, nil)
+	at(portJumboGUE4, gue, ipv4(), loopback, large)
+	at(portJumboGUE6, gue, ipv6(), loopback, large)
+	at(portNoSourceGUE, gue, f, loopback, func(s *service) { s.path.Outer = netip.Addr{} })
+	at(portFarGUE, gue, f, loopback, func(s *service) { s.path.OnLink = false })
+	at(portEager, l2, f, loopback, func(s *service) { s.eager = true })
+	at(portNarrow, ipip, ipv6(), loopback, func(s *service) { s.path.MTU = narrow })
+	at(portClamped, l2, f, loopback, clamped)
+	at(portClampedTunnel, ipip, ipv6(), loopback, clamped)
+	at(portClampedGUE, gue, ipv4(), loopback, clamped)
 }
 
 func hostNumber(f family) int {
@@ -198,14 +260,17 @@ func stateOf(services []service) forwarding.State {
 		}
 		pool.Reset = s.reset
 		state.Pools = append(state.Pools, pool)
-		address := s.family.vip
-		if s.wide {
-			address = s.family.wide
-		}
 		for _, protocol := range s.protocols() {
-			state.VIPs = append(state.VIPs, model.VIP{
-				Name: s.vip(protocol), Endpoints: listen(address, s.port), Protocol: protocol, Mode: s.mode, Pool: s.pool(),
-			})
+			v := model.VIP{
+				Name: s.vip(protocol), Endpoints: listen(s.address(), s.port), Protocol: protocol, Mode: s.mode, Pool: s.pool(),
+			}
+			if s.eager {
+				v.Fragments = model.FragmentsHash
+			}
+			if protocol == model.TCP {
+				v.MSS = s.mss
+			}
+			state.VIPs = append(state.VIPs, v)
 		}
 	}
 	slices.SortFunc(state.VIPs, func(a, b model.VIP) int { return strings.Compare(a.Name, b.Name) })
@@ -229,38 +294,93 @@ func (l *lab) find(f family, port uint16, wide bool) service {
 	panic(fmt.Sprintf("the lab has no service for %s port %d", f.name, port))
 }
 
-// forwarded is the packet as the service's backend receives it.
-func (s service) forwarded(in packet) packet {
+// forwarded is a whole packet of a flow as the service's backend receives it.
+func (s service) forwarded(in packet) packet { return s.forwardedBy(in, hashOf(in)) }
+
+// forwardedBy is a packet as the service's backend receives it; the hash of its flow
+// shows in outer headers.
+func (s service) forwardedBy(in packet, hash uint64) packet {
 	in.to, in.from, in.tags = s.path.Destination, s.path.Source, nil
 	if s.path.VLAN != 0 {
 		in.tags = []tag{{etherVLAN, s.path.VLAN}}
 	}
-	if s.mode == model.ModeDSRIPIP {
-		in.outer = &tunnel{s.path.Outer, s.backend}
+	if s.mode != model.ModeDSRL2 {
+		in.outer = &tunnel{spreadSource(s.path.Outer, s.options, hash), s.backend}
+	}
+	if s.mode == model.ModeDSRGUE {
+		in.gue = &gue{from: 0xc000 | uint16(hash&0x3fff), to: cmp.Or(s.options.GUEPort, DefaultGUEPort), summed: s.options.GUEChecksum}
 	}
 	in.ttl--
 	return in
 }
 
+// spreadSource is the outer source address of a flow: host bits of a prefix hold
+// bits of the hash, the lower byte first, as the packet path lays words out.
+func spreadSource(source netip.Addr, options Options, hash uint64) netip.Addr {
+	prefix := options.SourceIPv4
+	if source.Is6() {
+		prefix = options.SourceIPv6
+	}
+	if !prefix.IsValid() || !source.IsValid() {
+		return source
+	}
+	b := source.AsSlice()
+	bits := binary.BigEndian.Uint16([]byte{byte(hash >> 14), byte(hash >> 22)})
+	bits &= uint16(1<<min(source.BitLen()-prefix.Bits(), 16) - 1)
+	binary.BigEndian.PutUint16(b[len(b)-2:], binary.BigEndian.Uint16(b[len(b)-2:])|bits)
+	spread, _ := netip.AddrFromSlice(b)
+	return spread
+}
+
+// hashOf is the hash of a whole packet's flow, 0 if it tells none.
+func hashOf(in packet) uint64 {
+	f := Flow{Protocol: model.Protocol(in.payload.protocol(in.ipv6()))}
+	switch carried := in.payload.(type) {
+	case tcp:
+		f.Source, f.Destination = netip.AddrPortFrom(in.source, carried.from), netip.AddrPortFrom(in.destination, carried.to)
+	case udp:
+		f.Source, f.Destination = netip.AddrPortFrom(in.source, carried.from), netip.AddrPortFrom(in.destination, carried.to)
+	default:
+		return 0
+	}
+	return testSeed().Hash(f)
+}
+
 // counted is a row of which the service's VIP takes notice, and no backend.
 func (s service) counted(name, reason string, in packet) row {
-	protocol := model.Protocol(in.payload.protocol(in.ipv6()))
-	r := row{name: rowName(s.family, name), in: in.bytes(), reason: reason, vip: s.vip(protocol), size: len(in.ip())}
+	r := s.countedAs(model.Protocol(in.payload.protocol(in.ipv6())), name, reason, in)
 	if segment, ok := in.payload.(tcp); ok {
 		r.opener = segment.flags&(flagSYN|flagACK) == flagSYN
 	}
 	return r
 }
 
+// countedAs is the same of a packet that does not look like what it is part of, or about.
+func (s service) countedAs(protocol model.Protocol, name, reason string, in packet) row {
+	return row{name: rowName(s.family, name), in: in.bytes(), reason: reason, vip: s.vip(protocol), size: len(in.ip())}
+}
+
 // forwards is a row whose packet reaches the service's backend.
 func (s service) forwards(name string, in packet) row {
-	reason := "tx_forwarded"
-	if s.path.Link != loopback {
-		reason = "redirect_forwarded"
-	}
-	r := s.counted(name, reason, in)
+	r := s.counted(name, s.sent(), in)
 	r.out, r.backend = s.forwarded(in).bytes(), s.key()
 	return r
+}
+
+// forwardsAs is the same of a packet that does not look like what it is part of, or
+// about; the hash is of what shows outside.
+func (s service) forwardsAs(protocol model.Protocol, hash uint64, name string, in packet) row {
+	r := s.countedAs(protocol, name, s.sent(), in)
+	r.out, r.backend = s.forwardedBy(in, hash).bytes(), s.key()
+	return r
+}
+
+// sent is the reason of packets that reach the backend.
+func (s service) sent() string {
+	if s.path.Link != loopback {
+		return "redirect_forwarded"
+	}
+	return "tx_forwarded"
 }
 
 // untouched is a row of which no VIP takes notice.
