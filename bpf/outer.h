@@ -99,52 +99,6 @@ step void write_outer_ipv6(struct ipv6hdr *ip, const struct packet *pkt,
 		ip->saddr.s6_addr16[7] |= spread(pkt, spread_ipv6);
 }
 
-/* What inner_sum must know of a packet, in one word. */
-step u32 inner_facts(const struct packet *pkt)
-{
-	bool whole = !pkt->fragment && !pkt->quoted;
-
-	return pkt->protocol | (u32)pkt->ipv6 << 8 | (u32)whole << 9;
-}
-
-/*
- * The sum of a TCP or UDP packet, from what its own checksum says of it: all that
- * the checksum covers sums to nought, so that what is left is what it does not cover,
- * less the pseudo header, which it covers and the packet has not (the kernel's
- * documentation calls this local checksum offload). Of an IPv4 packet that is the pseudo
- * header alone, for its header sums to nought itself; of an IPv6 packet the addresses
- * and the length stand on both sides.
- */
-step u32 sum_of_checksummed(void *ip, u32 protocol, bool ipv6, u32 l4_length)
-{
-	if (ipv6) {
-		/* Version, class, label; next header and hop limit. */
-		u64 sum = *(u32 *)ip + *(u16 *)(ip + 6);
-
-		return fold_sum(sum + (u16)~bpf_htons(protocol));
-	}
-	return (u16)~fold_sum(sum_words(&((struct iphdr *)ip)->saddr, 2) + bpf_htons(protocol) +
-			      bpf_htons(l4_length));
-}
-
-/* The sum of the IP packet of some bytes at l3, or SUM_FAILED. */
-side_step u32 inner_sum(struct xdp_md *ctx, u32 l3, u32 l4, u32 length, u32 facts)
-{
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	void *ip = data + (l3 & L3_MASK), *transport = data + (l4 & L4_MASK);
-	u32 protocol = facts & 0xff;
-	bool ipv6 = facts >> 8 & 1, whole = facts >> 9 & 1;
-	struct udphdr *udp = transport;
-
-	if (!whole || (ipv6 && l4 != l3 + sizeof(struct ipv6hdr)))
-		return sum_bytes(ctx, l3, length);
-	if (ip + sizeof(struct ipv6hdr) > end || (void *)(udp + 1) > end)
-		return sum_bytes(ctx, l3, length);
-	if (protocol == IPPROTO_UDP && (!udp->check || bpf_ntohs(udp->len) != l3 + length - l4))
-		return sum_bytes(ctx, l3, length);
-	return sum_of_checksummed(ip, protocol, ipv6, l3 + length - l4);
-}
-
 /* The checksum of UDP and what it carries, whose sum is given (RFC 768). */
 step u16 gue_sum(const struct gue_header *gue, const struct backend *backend, __be16 flow,
 		 u32 inner)

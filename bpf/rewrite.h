@@ -94,7 +94,7 @@ step enum reason rewrite(struct xdp_md *ctx, const struct packet *pkt,
 	if (!decrement_ttl(ctx, pkt))
 		return DROP_INTERNAL;
 	if (gue_checksum && route->mode == MODE_DSR_GUE)
-		inner = inner_sum(ctx, pkt->l3, pkt->l4, pkt->length, inner_facts(pkt));
+		inner = sum_bytes(ctx, pkt->l3, pkt->length);
 	link = sizeof(struct ethhdr) + (backend->vlan ? sizeof(struct vlan_header) : 0);
 	if (pkt->l3 != link + outer && bpf_xdp_adjust_head(ctx, (int)pkt->l3 - (int)(link + outer)))
 		return DROP_NO_HEADROOM;
