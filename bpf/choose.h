@@ -58,8 +58,8 @@ side_step u64 choose_specially(struct xdp_md *ctx, u64 flow, u64 vip, u64 where,
 	if (flags & VIP_AFFINE)
 		hash = hash_by(ctx, vip, where, AFFINITY_NOW, flow);
 	if (flags & VIP_QUIC && l4) {
-		u64 found = quic_peek(ctx, l4, pool_index,
-				      flags & VIP_IN_FLUX ? prior_pool : pool_index);
+		u64 found =
+			quic_peek(ctx, l4, facts >> FACT_VIP_SHIFT, vip >> VIP_WORD_TERMS & 0xffff);
 
 		if (found & QUIC_OPENER)
 			facts |= FACT_OPENER;

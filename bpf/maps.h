@@ -31,10 +31,10 @@ enum vip_flag {
 	VIP_TRACKS = 2,  /* every flow is remembered */
 	VIP_OPENERS = 4, /* its protocol tells which packets start a flow */
 	VIP_RANGES = 8,
-	VIP_AFFINE = 16,           /* terms: affinity */
-	VIP_CHANGES_AFFINITY = 32, /* terms: prior_affinity, while in flux */
-	VIP_CLAMPS_MSS = 64,       /* terms: mss */
-	VIP_QUIC = 128,
+	VIP_AFFINE = 16,            /* terms: affinity */
+	VIP_CHANGES_AFFINITY = 32,  /* terms: prior_affinity, while in flux */
+	VIP_CLAMPS_MSS = 64,        /* terms: mss */
+	VIP_QUIC = 128,             /* terms: server_ids */
 	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
 };
 
@@ -55,8 +55,9 @@ struct affinity {
 struct vip_terms {
 	struct affinity affinity;
 	struct affinity prior_affinity;
-	u16 mss; /* the largest that a client's SYN may carry on, bytes */
-	u16 reserved[7];
+	u32 server_ids; /* length of server IDs, 4 bits for each configuration, 0: none */
+	u16 mss;        /* the largest that a client's SYN may carry on, bytes */
+	u16 reserved[5];
 };
 
 _Static_assert(sizeof(struct vip_terms) == 64, "terms are one cache line");
@@ -102,12 +103,12 @@ struct pool {
 	u32 slot_base; /* first slot */
 	u32 slots;
 	u32 backend_base; /* index of the backend record of owner 0, were there one */
-	u32 server_ids;   /* length of server IDs, 4 bits for each configuration, 0: none */
+	u32 reserved;
 };
 
-/* What a QUIC connection ID calls a backend. Bytes beyond its length are 0. */
+/* What QUIC connection IDs of a VIP call a backend. Bytes beyond its length are 0. */
 struct server_id {
-	u16 pool;
+	u16 vip;
 	u8 config;
 	u8 id[15];
 };

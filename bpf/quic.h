@@ -17,6 +17,8 @@
 #define QUIC_V2_INITIAL 0x10
 #define QUIC_V2_0RTT 0x20
 
+#define QUIC_CLIENT_CID 8 /* bytes at least (RFC 9000, section 7.2) */
+
 #define CID_CONFIG_SHIFT 5
 #define CID_LONGEST_SERVER_ID 15
 
@@ -38,29 +40,32 @@ step bool is_quic_opener(const struct quic_long *head)
 {
 	u8 type = head->first & QUIC_TYPE;
 
+	if (head->version != QUIC_V1 && head->version != QUIC_V2)
+		return true;
+	/* An ID of the client's own making is longer: this one the server has chosen. */
+	if (head->cid_length < QUIC_CLIENT_CID)
+		return false;
 	if (head->version == QUIC_V1)
 		return type <= QUIC_V1_0RTT;
-	if (head->version == QUIC_V2)
-		return type == QUIC_V2_INITIAL || type == QUIC_V2_0RTT;
-	return true;
+	return type == QUIC_V2_INITIAL || type == QUIC_V2_0RTT;
 }
 
-/* Length of the server IDs of a configuration, 0 if a pool has none of it. */
-step u32 server_id_length(u32 pool_index, u32 config)
+/* Length of the server IDs of a configuration, 0 if a VIP has none of it. */
+step u32 server_id_length(u32 terms_index, u32 config)
 {
-	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+	struct vip_terms *t = bpf_map_lookup_elem(&terms, &terms_index);
 
-	return pool ? pool->server_ids >> (config & 7) * 4 & 0xf : 0;
+	return t ? t->server_ids >> (config & 7) * 4 & 0xf : 0;
 }
 
 /*
- * The index of the backend of a pool that the connection ID at an offset names, 0
- * if none. Room is how many bytes it may have at most.
+ * The index of the backend that the connection ID at an offset names, 0 if none.
+ * Room is how many bytes the ID may have at most.
  */
-side_step u32 named_backend(struct xdp_md *ctx, u32 at, u32 room, u32 pool)
+step u32 named_backend(struct xdp_md *ctx, u32 at, u32 room, u32 vip, u32 terms_index)
 {
 	u8 cid[1 + CID_LONGEST_SERVER_ID];
-	struct server_id key = { .pool = pool };
+	struct server_id key = { .vip = vip };
 	u32 length, *index;
 
 	/* Behind a short connection ID there is always as much as that: a packet number and a tag.
@@ -68,7 +73,7 @@ side_step u32 named_backend(struct xdp_md *ctx, u32 at, u32 room, u32 pool)
 	if (bpf_xdp_load_bytes(ctx, at, cid, sizeof(cid)))
 		return 0;
 	key.config = cid[0] >> CID_CONFIG_SHIFT;
-	length = server_id_length(pool, key.config);
+	length = server_id_length(terms_index, key.config);
 	if (!length || length >= room)
 		return 0;
 	for (u32 i = 0; i < CID_LONGEST_SERVER_ID; i++)
@@ -78,12 +83,12 @@ side_step u32 named_backend(struct xdp_md *ctx, u32 at, u32 room, u32 pool)
 }
 
 /*
- * Whether a UDP datagram starts a connection, and the index of the backend that
- * it names in one of two pools, 0 if none.
+ * Whether a UDP datagram for a VIP starts a connection, and the index of the backend
+ * that it names, 0 if none.
  */
-side_step u64 quic_peek(struct xdp_md *ctx, u32 l4, u32 pool, u32 prior_pool)
+side_step u64 quic_peek(struct xdp_md *ctx, u32 l4, u32 vip, u32 terms_index)
 {
-	u32 at = l4 + sizeof(struct udphdr), cid = at + 1, room = ~0u, backend;
+	u32 at = l4 + sizeof(struct udphdr), cid = at + 1, room = ~0u;
 	struct quic_long head;
 	u64 opener = 0;
 
@@ -94,8 +99,5 @@ side_step u64 quic_peek(struct xdp_md *ctx, u32 l4, u32 pool, u32 prior_pool)
 		cid = at + sizeof(head);
 		room = head.cid_length;
 	}
-	backend = named_backend(ctx, cid, room, pool);
-	if (!backend && prior_pool != pool)
-		backend = named_backend(ctx, cid, room, prior_pool);
-	return opener | backend;
+	return opener | named_backend(ctx, cid, room, vip, terms_index);
 }

@@ -31,6 +31,10 @@ type vip struct {
 	prior *place
 	// priorAffinity is the affinity that it had then.
 	priorAffinity model.Affinity
+	// visited are the places that it has had since then, the present one apart.
+	visited []*place
+	// serverIDs are the lengths of the QUIC server IDs that it knows.
+	serverIDs uint32
 	// since says when it went in flux, moved when its place last changed.
 	since, moved flux.Tick
 	idle         flux.Tick
@@ -74,7 +78,7 @@ func (p *Plane) Apply(state forwarding.State) error {
 	p.commitNumbers(next, &state)
 	p.writeBackends(next, &state)
 	p.writePools(next, &state)
-	if err := p.addServerIDs(next, &state); err != nil {
+	if err := p.addServerIDs(next); err != nil {
 		return err
 	}
 	err = p.writeVIPs(next.directory, next.table)
@@ -130,6 +134,7 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 		if err != nil {
 			return nil, fmt.Errorf("VIP %q: %w", v.Name, err)
 		}
+		p.planServerIDs(planned, next)
 		next.vips[v.Name] = planned
 	}
 	next.directory = buildDirectory(next.vips)
@@ -157,10 +162,10 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		return planned, err
 	}
 	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
-	planned.prior, planned.priorAffinity = before.prior, before.priorAffinity
+	planned.prior, planned.priorAffinity, planned.visited = before.prior, before.priorAffinity, before.visited
 	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
 	if v.Tracking == model.TrackingNone {
-		planned.prior = nil
+		planned.prior, planned.visited = nil, nil
 		return planned, nil
 	}
 	if turned && before.changesAffinity() {
@@ -171,6 +176,9 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		if before.prior == nil {
 			planned.prior, planned.priorAffinity, planned.since = before.place, before.Affinity, p.now
 		}
+	}
+	if before.place != planned.place {
+		planned.visited = slices.DeleteFunc(append(slices.Clone(before.visited), before.place), func(at *place) bool { return at == planned.place })
 	}
 	return planned, nil
 }
@@ -285,10 +293,11 @@ func (p *Plane) writePools(next *planned, state *forwarding.State) {
 		pool := &state.Pools[i]
 		at := next.places[pool.Name]
 		written, known := p.applied.pools[pool.Name]
-		if !known || p.applied.places[pool.Name] != at || !sameTable(&written, pool) {
-			p.moveSlots(at, pool)
+		if known && p.applied.places[pool.Name] == at && sameTable(&written, pool) {
+			continue
 		}
-		p.pools.store(at.id, at.record(pool))
+		p.moveSlots(at, pool)
+		p.pools.store(at.id, at.record())
 	}
 }
 

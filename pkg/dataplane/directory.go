@@ -177,7 +177,7 @@ func modeOf(m model.Mode) lbMode {
 
 // terms are what few VIPs have; all zero for the others.
 func (v *vip) terms() lbVipTerms {
-	t := lbVipTerms{Mss: v.MSS, Affinity: affinityRecord(v.Name, v.Affinity)}
+	t := lbVipTerms{Mss: v.MSS, ServerIds: v.serverIDs, Affinity: affinityRecord(v.Name, v.Affinity)}
 	if v.changesAffinity() {
 		t.PriorAffinity = affinityRecord(v.Name, v.priorAffinity)
 	}

@@ -138,7 +138,7 @@ type lbPool struct {
 	SlotBase    uint32
 	Slots       uint32
 	BackendBase uint32
-	ServerIds   uint32
+	Reserved    uint32
 }
 
 type lbPortRange struct {
@@ -176,7 +176,7 @@ const (
 
 type lbServerId struct {
 	_      structs.HostLayout
-	Pool   uint16
+	Vip    uint16
 	Config uint8
 	Id     [15]uint8
 }
@@ -231,8 +231,9 @@ type lbVipTerms struct {
 	_             structs.HostLayout
 	Affinity      lbAffinity
 	PriorAffinity lbAffinity
+	ServerIds     uint32
 	Mss           uint16
-	Reserved      [7]uint16
+	Reserved      [5]uint16
 }
 
 type lbVocabulary struct {

@@ -44,6 +44,9 @@ type ledgerVIP struct {
 	// it was last settled.
 	Affinity      model.Affinity `json:"affinity"`
 	PriorAffinity model.Affinity `json:"prior_affinity"`
+	// Visited are places between the prior and the present one.
+	Visited   []uint32 `json:"visited,omitempty"`
+	ServerIDs uint32   `json:"server_ids,omitempty"`
 }
 
 // The first page of the map says which of its two halves counts, and how long
@@ -166,7 +169,10 @@ func (at *place) entry(owners map[model.BackendID]uint32, ghost bool) ledgerPlac
 }
 
 func (v *vip) ledgerEntry() ledgerVIP {
-	e := ledgerVIP{Name: v.Name, ID: v.id, Place: v.place.id, Affinity: v.Affinity, PriorAffinity: v.priorAffinity}
+	e := ledgerVIP{Name: v.Name, ID: v.id, Place: v.place.id, Affinity: v.Affinity, PriorAffinity: v.priorAffinity, ServerIDs: v.serverIDs}
+	for _, at := range v.visited {
+		e.Visited = append(e.Visited, at.id)
+	}
 	if v.prior != nil {
 		e.Prior = &v.prior.id
 	}
@@ -197,6 +203,12 @@ func (p *Plane) adopt(l *ledger) error {
 		v.Name, v.Affinity, v.priorAffinity = e.Name, e.Affinity, e.PriorAffinity
 		if e.Prior != nil {
 			v.prior = places[*e.Prior]
+		}
+		v.serverIDs = e.ServerIDs
+		for _, id := range e.Visited {
+			if at := places[id]; at != nil {
+				v.visited = append(v.visited, at)
+			}
 		}
 		if v.place == nil || e.Prior != nil && v.prior == nil {
 			return fmt.Errorf("the ledger of numbers: VIP %q is on a place that is not there", e.Name)

@@ -128,8 +128,8 @@ func (at *place) number(backends []forwarding.Backend) {
 // base is what an owner's number is added to for the index of its record.
 func (at *place) base() uint32 { return at.backends.start - uint32(lbOwnerOWNER_FIRST) }
 
-func (at *place) record(p *forwarding.Pool) lbPool {
-	return lbPool{SlotBase: at.lines.start * slotsPerLine, Slots: at.slots, BackendBase: at.base(), ServerIds: serverIDLengths(p)}
+func (at *place) record() lbPool {
+	return lbPool{SlotBase: at.lines.start * slotsPerLine, Slots: at.slots, BackendBase: at.base()}
 }
 
 func (at *place) String() string {

@@ -55,7 +55,7 @@ func TestNewPlace(t *testing.T) {
 		t.Errorf("large: %s, want 17 lines and 16 backends behind those of %s", b, a)
 	}
 	want := lbPool{SlotBase: 256, Slots: 257, BackendBase: minPlace}
-	if got := b.record(&forwarding.Pool{}); got != want {
+	if got := b.record(); got != want {
 		t.Errorf("record %+v, want %+v", got, want)
 	}
 	n.release(a)

@@ -65,6 +65,9 @@ func (p *Plane) findFree(s *sweep) freed {
 	inUse := map[*place]bool{}
 	for _, v := range p.applied.vips {
 		inUse[v.place], inUse[v.prior] = true, true
+		for _, at := range v.visited {
+			inUse[at] = true
+		}
 	}
 	for _, g := range p.ghosts {
 		if g.epoch <= s.epoch && !inUse[g.place] && !s.onPlace(g.place) {

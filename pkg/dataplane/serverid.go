@@ -3,55 +3,68 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // serverIDsPerBackend is how many server IDs there is room for, for each backend
-// there may be: that of one configuration and of the one that takes its place.
+// there may be: that of one configuration and of the one that takes its place. Those of a
+// pool count for each VIP that carries QUIC.
 const serverIDsPerBackend = 2
 
-// serverIDBits is how many bits of a pool's record tell the length of the server
-// IDs of one configuration.
+// serverIDBits is how many bits of a VIP's terms tell the length of the server IDs
+// of one configuration.
 const serverIDBits = 4
 
-// serverIDsOf are what QUIC connection IDs call the backends of a pool.
-func serverIDsOf(at *place, pool *forwarding.Pool) map[lbServerId]uint32 {
-	ids := map[lbServerId]uint32{}
+// planServerIDs notes the lengths of the server IDs of a VIP's pool, beside those of
+// pools that connections of it may still be on.
+func (p *Plane) planServerIDs(v *vip, next *planned) {
+	if !v.QUIC {
+		return
+	}
+	if before := p.applied.vips[v.Name]; before != nil && v.prior != nil {
+		v.serverIDs = before.serverIDs
+	}
+	pool := next.pools[v.Pool]
 	for _, b := range pool.Backends {
 		for _, id := range b.ServerIDs {
-			key := lbServerId{Pool: uint16(at.id), Config: id.Config}
+			shift := serverIDBits * id.Config
+			v.serverIDs = v.serverIDs&^(1<<serverIDBits-1<<shift) | uint32(len(id.ID))<<shift
+		}
+	}
+}
+
+// serverIDsOf are what connection IDs of a VIP call the backends of its pool.
+func serverIDsOf(v *vip, pool *forwarding.Pool, owners map[model.BackendID]uint32) map[lbServerId]uint32 {
+	ids := map[lbServerId]uint32{}
+	if !v.QUIC {
+		return ids
+	}
+	for _, b := range pool.Backends {
+		for _, id := range b.ServerIDs {
+			key := lbServerId{Vip: uint16(v.id), Config: id.Config}
 			copy(key.Id[:], id.ID)
-			ids[key] = at.base() + at.owners[b.ID]
+			ids[key] = v.place.base() + owners[b.ID]
 		}
 	}
 	return ids
 }
 
-// serverIDLengths are the lengths of a pool's server IDs, by configuration.
-func serverIDLengths(pool *forwarding.Pool) uint32 {
-	lengths := uint32(0)
-	for _, b := range pool.Backends {
-		for _, id := range b.ServerIDs {
-			shift := serverIDBits * id.Config
-			lengths = lengths&^(1<<serverIDBits-1<<shift) | uint32(len(id.ID))<<shift
-		}
-	}
-	return lengths
-}
-
-// addServerIDs names the backends of a state.
-func (p *Plane) addServerIDs(next *planned, state *forwarding.State) error {
-	for i := range state.Pools {
-		pool := &state.Pools[i]
-		for key, backend := range serverIDsOf(next.places[pool.Name], pool) {
+// addServerIDs names the backends of VIPs that carry QUIC.
+func (p *Plane) addServerIDs(next *planned) error {
+	for _, v := range next.vips {
+		pool := next.pools[v.Pool]
+		for key, backend := range serverIDsOf(v, &pool, v.place.owners) {
 			if known, ok := p.serverIDs[key]; ok && known == backend {
 				continue
 			}
 			if err := p.maps.ServerIds.Put(key, backend); err != nil {
-				return fmt.Errorf("server ID %x of pool %q: %w", key.Id, pool.Name, err)
+				return fmt.Errorf("VIP %q: server ID %x: %w", v.Name, key.Id, err)
 			}
 			p.serverIDs[key] = backend
 		}
@@ -59,29 +72,17 @@ func (p *Plane) addServerIDs(next *planned, state *forwarding.State) error {
 	return nil
 }
 
-// dropServerIDs takes the names away that no backend has any more. Those of places
-// that VIPs have left stay, for their connections.
+// dropServerIDs takes the names away that no backend has any more. Those on places
+// that a VIP has left stay until it settles, for the connections there.
 func (p *Plane) dropServerIDs() error {
 	wanted := map[lbServerId]uint32{}
-	for _, at := range p.allPlaces() {
-		pool, kept := p.applied.pools[at.pool]
-		if !kept {
-			pool = forwarding.Pool{}
-		}
-		if p.applied.places[at.pool] == at {
-			for key, backend := range serverIDsOf(at, &pool) {
-				wanted[key] = backend
-			}
-			continue
-		}
-		for key, backend := range p.serverIDs {
-			if uint32(key.Pool) == at.id {
-				wanted[key] = backend
-			}
-		}
+	for _, v := range p.applied.vips {
+		pool := p.applied.pools[v.Pool]
+		maps.Copy(wanted, serverIDsOf(v, &pool, v.place.owners))
 	}
-	for key := range p.serverIDs {
-		if _, ok := wanted[key]; ok {
+	for key, backend := range p.serverIDs {
+		v := p.vipByID[uint32(key.Vip)]
+		if _, ok := wanted[key]; ok || v != nil && v.QUIC && slices.Contains(v.visited, p.placeOf(backend)) {
 			continue
 		}
 		if err := p.maps.ServerIds.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {

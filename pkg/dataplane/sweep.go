@@ -212,13 +212,16 @@ func (p *Plane) settleVIPs(s *sweep) (bool, error) {
 			flux.Age(p.now, v.moved) <= sweep || p.lossy && flux.Age(p.now, p.lost) <= sweep+v.idle {
 			continue
 		}
-		v.prior = nil
+		v.prior, v.visited = nil, nil
 		settled = true
 	}
 	if !settled {
 		return false, nil
 	}
-	return true, p.rewriteVIPs()
+	if err := p.rewriteVIPs(); err != nil {
+		return false, err
+	}
+	return true, p.dropServerIDs()
 }
 
 // idleOf is the longest idle time of the VIPs whose flows may be on a place.
