@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 // Options say what a backend host serves.
@@ -125,15 +125,12 @@ func (o *Options) hasIPv4() bool {
 	return false
 }
 
-// explain turns what the kernel answers into what the operator can do.
+// explain adds to what the kernel answers what the operator can do about it.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w; run as root, or with CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE", err)
-	case errors.Is(err, unix.EROFS):
+	if errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("%w; inside a container, whoever starts it must set this", err)
 	}
-	return err
+	return xdp.Explain(err)
 }
 
 func join[T fmt.Stringer](values []T) string {

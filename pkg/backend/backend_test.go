@@ -10,13 +10,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf/link"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 const vip4, vip6 = "192.0.2.1", "2001:db8::1"
@@ -336,7 +336,7 @@ func TestFallsBackToGeneric(t *testing.T) {
 	o.Interfaces = []string{"mac.0"}
 	r := l.backend.run(o)
 	r.stop(t)
-	for _, line := range []string{"warning: the driver of mac.0", "attached to mac.0, generic mode", "net.ipv4.conf.mac/0.arp_ignore set to 1"} {
+	for _, line := range []string{"warning: mac.0: the driver cannot run XDP natively", "attached to mac.0, generic mode", "net.ipv4.conf.mac/0.arp_ignore set to 1"} {
 		if !strings.Contains(r.said(), line) {
 			t.Errorf("not said: %q; said\n%s", line, r.said())
 		}
@@ -425,9 +425,9 @@ func TestRefuses(t *testing.T) {
 func (m *machine) occupy(name string) {
 	d := newDecapsulator(m.t)
 	m.do(func() error {
-		l, err := d.attachAs(m.link(name), link.XDPGenericMode)
+		a, err := xdp.Attach(d.objects.SteelyardDecap, name, m.link(name).Attrs().Index, model.XDPGeneric)
 		if err == nil {
-			m.t.Cleanup(func() { l.Close() })
+			m.t.Cleanup(func() { a.Close() })
 		}
 		return err
 	})
@@ -442,7 +442,7 @@ func TestNoPermission(t *testing.T) {
 		o.Decap = decap
 		r := &running{}
 		o.Say = r.say
-		err := inThread(l.backend.NsHandle, func() error {
+		err := l.backend.Do(func() error {
 			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 			var none [2]unix.CapUserData
 			if err := unix.Capset(&header, &none[0]); err != nil {
@@ -450,7 +450,7 @@ func TestNoPermission(t *testing.T) {
 			}
 			return Run(t.Context(), o, func() { t.Error("ready") })
 		})
-		if err == nil || !strings.Contains(err.Error(), "run as root, or with CAP_NET_ADMIN") {
+		if err == nil || !strings.Contains(err.Error(), "run as root, or with CAP_BPF, CAP_NET_ADMIN") {
 			t.Errorf("decap %v: %v", decap, err)
 		}
 		if left := difference(before, l.backend.snapshot()); len(left) > 0 {
