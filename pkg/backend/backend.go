@@ -18,15 +18,17 @@ import (
 type Options struct {
 	// VIPs are the addresses to serve, of either family.
 	VIPs []netip.Addr
-	// Balancers are the sources from which IP in IP is accepted. Decap needs
-	// them, nothing else does.
+	// Balancers are the sources from which IP in IP and GUE are accepted. Decap
+	// needs them, nothing else does.
 	Balancers []netip.Prefix
 	// Interfaces are those that the VIPs' packets arrive on.
 	Interfaces []string
 	// Decap attaches the decapsulation program to Interfaces, in the way that
-	// Mode says. Without it, dsr-l2 works, and dsr-ipip with the kernel's tunnels.
+	// Mode says. Without it, dsr-l2 works, and the others with the kernel's tunnels.
 	Decap bool
 	Mode  model.XDPMode
+	// GUEPort is the UDP port that GUE is decapsulated on besides IP in IP; 0: none.
+	GUEPort uint16
 	// Say tells the operator one line: what is changed, undone, left or wrong.
 	Say func(format string, args ...any)
 }
@@ -76,7 +78,7 @@ func (h *host) setUp() error {
 	}
 	var d *decapsulator
 	if h.Decap {
-		if d, err = loadDecapsulator(h.VIPs, h.Balancers); err != nil {
+		if d, err = loadDecapsulator(&h.Options); err != nil {
 			return err
 		}
 		h.onUndo(d.close)
@@ -90,7 +92,10 @@ func (h *host) setUp() error {
 	if d == nil {
 		return nil
 	}
-	return h.attach(d)
+	if err := h.attach(d); err != nil {
+		return err
+	}
+	return h.adviseSegments()
 }
 
 func (h *host) findLinks() error {

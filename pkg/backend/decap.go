@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -21,7 +22,7 @@ type decapsulator struct {
 }
 
 // loadDecapsulator loads the program, attached to nothing yet. The caller closes it.
-func loadDecapsulator(vips []netip.Addr, balancers []netip.Prefix) (*decapsulator, error) {
+func loadDecapsulator(o *Options) (*decapsulator, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", xdp.Explain(err))
 	}
@@ -33,12 +34,15 @@ func loadDecapsulator(vips []netip.Addr, balancers []netip.Prefix) (*decapsulato
 	if d.reasons, err = xdp.ReasonNames(spec, "decap_reason", int(decapDecapReasonDECAP_REASONS)); err != nil {
 		return nil, err
 	}
-	spec.Maps[decapMapLocalVips].MaxEntries = uint32(len(vips))
-	spec.Maps[decapMapBalancers].MaxEntries = uint32(len(balancers))
+	spec.Maps[decapMapLocalVips].MaxEntries = uint32(len(o.VIPs))
+	spec.Maps[decapMapBalancers].MaxEntries = uint32(len(o.Balancers))
+	if err := spec.Variables[decapVarGuePort].Set(binary.BigEndian.AppendUint16(nil, o.GUEPort)); err != nil {
+		return nil, fmt.Errorf("GUE port: %w", err)
+	}
 	if err := spec.LoadAndAssign(&d.objects, nil); err != nil {
 		return nil, fmt.Errorf("load the decapsulation program: %w", explainLoad(err))
 	}
-	if err := d.fill(vips, balancers); err != nil {
+	if err := d.fill(o.VIPs, o.Balancers); err != nil {
 		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
@@ -99,9 +103,17 @@ func (h *host) attach(d *decapsulator) error {
 			return fmt.Errorf("attach the decapsulation program to %s: %w", on.Attrs().Name, err)
 		}
 	}
-	h.Say("decapsulating what %s send for %s", join(h.Balancers), join(h.VIPs))
+	h.Say("decapsulating %s that %s send for %s", h.tunnels(), join(h.Balancers), join(h.VIPs))
 	h.onUndo(func() error { return h.report(d) })
 	return nil
+}
+
+// tunnels says what is decapsulated.
+func (o *Options) tunnels() string {
+	if o.GUEPort == 0 {
+		return "IP in IP"
+	}
+	return fmt.Sprintf("IP in IP and GUE to UDP port %d", o.GUEPort)
 }
 
 func (h *host) attachTo(d *decapsulator, on netlink.Link) error {

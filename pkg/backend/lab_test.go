@@ -51,6 +51,7 @@ func options(vips ...string) Options {
 		Interfaces: []string{"eth0"},
 		Balancers:  []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32"), netip.MustParsePrefix("2001:db8:51::1/128")},
 		Decap:      true,
+		GUEPort:    guePort,
 	}
 	for _, vip := range vips {
 		o.VIPs = append(o.VIPs, netip.MustParseAddr(vip))
