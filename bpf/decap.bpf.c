@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
- * The backend's side of dsr-ipip: takes the outer header off packets that a
- * configured balancer sent for a VIP, and leaves everything else to the kernel.
+ * The backend's side of dsr-ipip and dsr-gue: takes the outer headers off packets
+ * that a configured balancer sent for a VIP, and leaves everything else to the
+ * kernel.
  *
- * parse outer -> balancer? -> parse inner -> VIP? -> take the header off -> pass
+ * parse outer -> balancer? -> parse inner -> VIP? -> take the headers off -> pass
  */
 #include "parse.h"
 #include "types.h"
 
 /* Every way out; the prefix says what becomes of the packet. */
 enum decap_reason {
-	PASS_NOT_TUNNEL,   /* not IP in IP */
-	PASS_NOT_BALANCER, /* its outer source is no configured balancer */
-	PASS_NOT_OURS,     /* its inner destination is no VIP of this host */
+	PASS_NOT_TUNNEL,     /* neither IP in IP nor GUE */
+	PASS_NOT_BALANCER,   /* its outer source is no configured balancer */
+	PASS_NOT_OURS,       /* its inner destination is no VIP of this host */
+	PASS_TUNNEL_CONTROL, /* a GUE control message */
 	PASS_DECAPSULATED,
-	DROP_TUNNEL_MALFORMED,  /* a balancer's packet with broken headers */
-	DROP_TUNNEL_CONGESTION, /* marked congested outside, not ECN capable inside */
+	DROP_TUNNEL_MALFORMED,   /* a balancer's packet with broken headers */
+	DROP_TUNNEL_UNSUPPORTED, /* GUE with an extension, or with something else than IP inside */
+	DROP_TUNNEL_CONGESTION,  /* marked congested outside, not ECN capable inside */
 	DROP_TUNNEL_INTERNAL,
 
 	DECAP_REASONS,
@@ -25,6 +28,9 @@ enum decap_reason {
 const volatile struct vocabulary {
 	enum decap_reason reason;
 } vocabulary;
+
+/* The UDP port of GUE; 0 where there is none, and its code is gone. */
+const volatile __be16 gue_port;
 
 struct prefix {
 	u32 length; /* bits of a mapped address */
@@ -68,23 +74,49 @@ enum ecn {
 struct tunnel {
 	struct address source; /* outer */
 	u32 l3;                /* offset of the outer IP header */
-	u32 inner;             /* offset of the inner one */
-	bool inner_ipv6;
+	u32 inner;             /* offset of what is behind it, in the end the inner one */
+	int length;            /* of that, by the headers before it, bytes */
+	u8 protocol;           /* of what is there */
 	u8 outer_ecn;
 };
 
-step bool is_mapped_ipv4(const struct address *a)
+/*
+ * Generic UDP encapsulation (draft-ietf-intarea-gue-09, section 3), variant 0. In
+ * variant 1 an IP header stands in its place; the bits of its version, 4 or 6, are
+ * such that the variant reads 1 (section 4).
+ */
+struct gue_header {
+	u8 start; /* variant (2 bits), control (1), length of the fields behind in words (5) */
+	u8 protocol;
+	__be16 flags; /* which fields there are */
+};
+
+#define GUE_CONTROL 0x20
+#define GUE_LENGTH 0x1f
+
+/* Offsets of inner headers: link 22, outer 60, UDP 8, GUE 128 bytes at most. */
+#define INNER_MASK 0xff
+
+step bool is_ip(u8 protocol)
 {
-	return !a->word[0] && (u32)a->word[1] == MAPPED_IPV4;
+	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
 }
 
-/* Fills in the outer header; false if the packet is no IP in IP. */
+/* Whether what is at an offset is a datagram to the port of GUE. */
+step bool is_gue(struct xdp_md *ctx, u32 at)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct udphdr *udp = data + (at & INNER_MASK);
+
+	return (void *)(udp + 1) <= end && udp->dest == gue_port;
+}
+
+/* Fills in the outer header; false if the packet is neither IP in IP nor GUE. */
 step bool parse_outer(struct xdp_md *ctx, struct tunnel *t)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct packet pkt = {};
 	__be16 type = parse_ethernet(ctx, &pkt);
-	u8 protocol;
 
 	t->l3 = pkt.l3;
 	if (type == bpf_htons(ETH_P_IP)) {
@@ -96,7 +128,8 @@ step bool parse_outer(struct xdp_md *ctx, struct tunnel *t)
 		t->source = map_ipv4(ip->saddr);
 		t->outer_ecn = ip->tos & ECN_MASK;
 		t->inner = pkt.l3 + ip->ihl * 4;
-		protocol = ip->protocol;
+		t->length = bpf_ntohs(ip->tot_len) - ip->ihl * 4;
+		t->protocol = ip->protocol;
 	} else if (type == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = data + pkt.l3;
 
@@ -104,16 +137,17 @@ step bool parse_outer(struct xdp_md *ctx, struct tunnel *t)
 			return false;
 		t->source = load_ipv6(&ip->saddr);
 		/* Not valid on the wire, and past filters it would pass for a balancer's IPv4. */
-		if (is_mapped_ipv4(&t->source))
+		if (is_mapped(&t->source))
 			return false;
 		t->outer_ecn = ip->flow_lbl[0] >> 4 & ECN_MASK;
 		t->inner = pkt.l3 + sizeof(*ip);
-		protocol = ip->nexthdr;
+		t->length = bpf_ntohs(ip->payload_len);
+		t->protocol = ip->nexthdr;
 	} else {
 		return false;
 	}
-	t->inner_ipv6 = protocol == IPPROTO_IPV6;
-	return protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6;
+	return is_ip(t->protocol) ||
+	       (gue_port && t->protocol == IPPROTO_UDP && is_gue(ctx, t->inner));
 }
 
 step bool from_balancer(const struct tunnel *t)
@@ -122,6 +156,52 @@ step bool from_balancer(const struct tunnel *t)
 
 	__builtin_memcpy(key.address, &t->source, sizeof(key.address));
 	return bpf_map_lookup_elem(&balancers, &key);
+}
+
+/*
+ * Goes from the UDP header to the inner IP header; PASS_DECAPSULATED when there is
+ * one.
+ *
+ * Flags are extensions that change what the packet means (a virtual network, a
+ * fragment, an encrypted payload): whoever does not know one must drop, and we know
+ * none. Words behind the header that no flag announces are private to the sender;
+ * they are skipped, as the kernel does.
+ *
+ * The UDP checksum is not verified, whether it is there or not. Without it the
+ * packet is as well protected as on a link without a tunnel, by the checksums
+ * inside. Addresses, port and GUE header are held against what they must be, so a
+ * flipped bit there leads nowhere, which is what RFC 6936 asks of a tunnel that
+ * sends zero over IPv6. Summing up whole packets would cost more than all else here.
+ */
+step enum decap_reason parse_gue(struct xdp_md *ctx, struct tunnel *t)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct udphdr *udp = data + (t->inner & INNER_MASK);
+	struct gue_header *gue = (void *)(udp + 1);
+	int length = sizeof(*udp), datagram;
+
+	if ((void *)(gue + 1) > end)
+		return DROP_TUNNEL_MALFORMED;
+	if (gue->start >> 4 == 4) {
+		t->protocol = IPPROTO_IPIP;
+	} else if (gue->start >> 4 == 6) {
+		t->protocol = IPPROTO_IPV6;
+	} else if (gue->start >> 6) {
+		return DROP_TUNNEL_UNSUPPORTED;
+	} else if (gue->start & GUE_CONTROL) {
+		return PASS_TUNNEL_CONTROL;
+	} else {
+		t->protocol = gue->protocol;
+		if (gue->flags || !is_ip(t->protocol))
+			return DROP_TUNNEL_UNSUPPORTED;
+		length += sizeof(*gue) + (gue->start & GUE_LENGTH) * 4;
+	}
+	datagram = bpf_ntohs(udp->len);
+	if (datagram < length || datagram > t->length)
+		return DROP_TUNNEL_MALFORMED;
+	t->inner += length;
+	t->length = datagram - length;
+	return PASS_DECAPSULATED;
 }
 
 /*
@@ -169,13 +249,14 @@ step bool carry_ecn_ipv6(struct ipv6hdr *ip, u8 outer)
 step enum decap_reason judge_inner(struct xdp_md *ctx, const struct tunnel *t)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	void *inner = data + (t->inner & 0xff);
+	void *inner = data + (t->inner & INNER_MASK);
 	struct address destination;
 
-	if (t->inner_ipv6) {
+	if (t->protocol == IPPROTO_IPV6) {
 		struct ipv6hdr *ip = inner;
 
-		if ((void *)(ip + 1) > end || ip->version != 6)
+		if ((void *)(ip + 1) > end || ip->version != 6 ||
+		    (int)sizeof(*ip) + bpf_ntohs(ip->payload_len) > t->length)
 			return DROP_TUNNEL_MALFORMED;
 		destination = load_ipv6(&ip->daddr);
 		if (!bpf_map_lookup_elem(&local_vips, &destination))
@@ -185,7 +266,7 @@ step enum decap_reason judge_inner(struct xdp_md *ctx, const struct tunnel *t)
 	}
 	struct iphdr *ip = inner;
 
-	if ((void *)(ip + 1) > end || ip->version != 4)
+	if ((void *)(ip + 1) > end || ip->version != 4 || bpf_ntohs(ip->tot_len) > t->length)
 		return DROP_TUNNEL_MALFORMED;
 	destination = map_ipv4(ip->daddr);
 	if (!bpf_map_lookup_elem(&local_vips, &destination))
@@ -230,9 +311,9 @@ step bool copy_link(void *to, const void *from, const void *end, u32 l3, __be16 
 step enum decap_reason take_out(struct xdp_md *ctx, const struct tunnel *t)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__be16 type = t->inner_ipv6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-	u32 outer = (t->inner - t->l3) & 0x3f;
-	/* The outer header is no shorter than 20 bytes: the copies do not overlap beyond a tag. */
+	__be16 type = t->protocol == IPPROTO_IPV6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	u32 outer = (t->inner - t->l3) & INNER_MASK;
+	/* Outer headers are no shorter than 20 bytes: the copies do not overlap beyond a tag. */
 	if (!copy_link(data + outer, data, end, t->l3, type))
 		return DROP_TUNNEL_MALFORMED;
 	if (bpf_xdp_adjust_head(ctx, outer))
@@ -249,6 +330,11 @@ step enum decap_reason decapsulate(struct xdp_md *ctx)
 		return PASS_NOT_TUNNEL;
 	if (!from_balancer(&t))
 		return PASS_NOT_BALANCER;
+	if (gue_port && t.protocol == IPPROTO_UDP) {
+		reason = parse_gue(ctx, &t);
+		if (reason != PASS_DECAPSULATED)
+			return reason;
+	}
 	reason = judge_inner(ctx, &t);
 	return reason == PASS_DECAPSULATED ? take_out(ctx, &t) : reason;
 }

@@ -95,6 +95,7 @@ func runBackend(ctx context.Context, o cli.BackendOptions) error {
 		Balancers:  o.Balancers,
 		Interfaces: o.Interfaces,
 		Decap:      o.Decap,
+		GUEPort:    o.GUEPort,
 		Mode:       mode,
 		Say:        say,
 	}, func() { notify(slog.Default(), sd.SdNotifyReady) })

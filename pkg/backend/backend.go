@@ -5,28 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 // Options say what a backend host serves.
 type Options struct {
 	// VIPs are the addresses to serve, of either family.
 	VIPs []netip.Addr
-	// Balancers are the sources from which IP in IP is accepted. Decap needs
-	// them, nothing else does.
+	// Balancers are the sources from which IP in IP and GUE are accepted. Decap
+	// needs them, nothing else does.
 	Balancers []netip.Prefix
 	// Interfaces are those that the VIPs' packets arrive on.
 	Interfaces []string
 	// Decap attaches the decapsulation program to Interfaces, in the way that
-	// Mode says. Without it, dsr-l2 works, and dsr-ipip with the kernel's tunnels.
+	// Mode says. Without it, dsr-l2 works, and the others with the kernel's tunnels.
 	Decap bool
 	Mode  model.XDPMode
+	// GUEPort is the UDP port that GUE is decapsulated on besides IP in IP; 0: none.
+	GUEPort uint16
 	// Say tells the operator one line: what is changed, undone, left or wrong.
 	Say func(format string, args ...any)
 }
@@ -76,7 +78,7 @@ func (h *host) setUp() error {
 	}
 	var d *decapsulator
 	if h.Decap {
-		if d, err = loadDecapsulator(h.VIPs, h.Balancers); err != nil {
+		if d, err = loadDecapsulator(&h.Options); err != nil {
 			return err
 		}
 		h.onUndo(d.close)
@@ -90,7 +92,10 @@ func (h *host) setUp() error {
 	if d == nil {
 		return nil
 	}
-	return h.attach(d)
+	if err := h.attach(d); err != nil {
+		return err
+	}
+	return h.adviseSegments()
 }
 
 func (h *host) findLinks() error {
@@ -125,15 +130,12 @@ func (o *Options) hasIPv4() bool {
 	return false
 }
 
-// explain turns what the kernel answers into what the operator can do.
+// explain adds to what the kernel answers what the operator can do about it.
 func explain(err error) error {
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w; run as root, or with CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON and CAP_SYS_RESOURCE", err)
-	case errors.Is(err, unix.EROFS):
+	if errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("%w; inside a container, whoever starts it must set this", err)
 	}
-	return err
+	return xdp.Explain(err)
 }
 
 func join[T fmt.Stringer](values []T) string {

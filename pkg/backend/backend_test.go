@@ -10,13 +10,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cilium/ebpf/link"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 const vip4, vip6 = "192.0.2.1", "2001:db8::1"
@@ -43,14 +43,17 @@ func TestTraffic(t *testing.T) {
 			o := options(vip4, vip6)
 			o.Mode = mode
 			r := l.backend.run(o)
-			for _, c := range labCombinations() {
-				t.Run(c.name, func(t *testing.T) { l.exchange(t, c) })
+			for _, e := range encapsulations() {
+				for _, c := range labCombinations() {
+					t.Run(e.name+" "+c.name, func(t *testing.T) { l.exchange(t, e, c) })
+				}
 			}
 			r.stop(t)
 			for _, want := range []string{
 				"decapsulation program attached to eth0, " + name + " mode",
-				"decapsulated 4 packets",
-				"pass_not_balancer 4",
+				"decapsulating IP in IP and GUE to UDP port 6080 that 198.51.100.1/32",
+				"decapsulated 20 packets",
+				"pass_not_balancer 20",
 			} {
 				if !strings.Contains(r.said(), want) {
 					t.Errorf("not said: %q; said\n%s", want, r.said())
@@ -60,7 +63,7 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
-func (l *lab) exchange(t *testing.T, c combination) {
+func (l *lab) exchange(t *testing.T, e encapsulation, c combination) {
 	server := l.backend.udp(netip.AddrPortFrom(netip.MustParseAddr(c.vip), 53).String())
 	client := l.client.udp(netip.AddrPortFrom(netip.MustParseAddr(c.client), 40000).String())
 	defer server.Close()
@@ -72,8 +75,8 @@ func (l *lab) exchange(t *testing.T, c combination) {
 		stranger = "2001:db8:51::77"
 	}
 	send := func(source, payload string) {
-		in := frame(t, 0, ip(source, c.backend, 0), c.inner(0),
-			&layers.UDP{SrcPort: 40000, DstPort: 53}, gopacket.Payload(payload))
+		in := frame(t, 0, e.around(ip(source, c.backend, 0), c.inner(0),
+			&layers.UDP{SrcPort: 40000, DstPort: 53}, gopacket.Payload(payload))...)
 		if _, err := wire.Write(in); err != nil {
 			t.Fatal(err)
 		}
@@ -315,8 +318,10 @@ func TestAfterKill(t *testing.T) {
 	l.wantClaims(t)
 
 	r := l.backend.run(options(vip4, vip6))
-	for _, c := range labCombinations() {
-		l.exchange(t, c)
+	for _, e := range encapsulations() {
+		for _, c := range labCombinations() {
+			l.exchange(t, e, c)
+		}
 	}
 	r.stop(t)
 	if changed := difference(left, l.backend.snapshot()); len(changed) > 0 {
@@ -336,7 +341,7 @@ func TestFallsBackToGeneric(t *testing.T) {
 	o.Interfaces = []string{"mac.0"}
 	r := l.backend.run(o)
 	r.stop(t)
-	for _, line := range []string{"warning: the driver of mac.0", "attached to mac.0, generic mode", "net.ipv4.conf.mac/0.arp_ignore set to 1"} {
+	for _, line := range []string{"warning: mac.0: the driver cannot run XDP natively", "attached to mac.0, generic mode", "net.ipv4.conf.mac/0.arp_ignore set to 1"} {
 		if !strings.Contains(r.said(), line) {
 			t.Errorf("not said: %q; said\n%s", line, r.said())
 		}
@@ -344,6 +349,86 @@ func TestFallsBackToGeneric(t *testing.T) {
 	o.Mode = model.XDPNative
 	if _, err := l.backend.start(o); err == nil || !strings.Contains(err.Error(), "attach the decapsulation program to mac.0") {
 		t.Errorf("native on macvlan: %v", err)
+	}
+}
+
+// TestGUEOff: the kernel, which has no tunnel here, gets the datagrams.
+func TestGUEOff(t *testing.T) {
+	l := newLab(t)
+	o := options(vip4)
+	o.GUEPort = 0
+	r := l.backend.run(o)
+	c := labCombinations()[0]
+	server := l.backend.udp(vip4 + ":53")
+	kernels := l.backend.udp(c.backend + ":6080")
+	send := func(e encapsulation, payload string) {
+		in := frame(t, 0, e.around(c.outer(0), c.inner(0), &layers.UDP{SrcPort: 40000, DstPort: 53}, gopacket.Payload(payload))...)
+		if _, err := l.client.wire("eth0").Write(in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(encapsulations()[1], "by GUE, long enough for a frame")
+	send(encapsulations()[0], "by IP in IP, long enough for a frame")
+	for conn, want := range map[*net.UDPConn]string{server: "by IP in IP", kernels: "by GUE"} {
+		buffer := make([]byte, 2048)
+		n, _, err := conn.ReadFromUDPAddrPort(buffer)
+		if err != nil || !strings.Contains(string(buffer[:n]), want) {
+			t.Errorf("%v got %q first, want %q (%v)", conn.LocalAddr(), buffer[:n], want, err)
+		}
+	}
+	r.stop(t)
+	if !strings.Contains(r.said(), "decapsulating IP in IP that") {
+		t.Errorf("said\n%s", r.said())
+	}
+}
+
+// TestAdvisesSegments: the advice is there where it helps, and not where routes
+// follow it already.
+func TestAdvisesSegments(t *testing.T) {
+	const ipv4, ipv6 = "IPv4 routes 'advmss ", "IPv6 routes 'advmss "
+	for _, row := range []struct {
+		name             string
+		mtu, mss4, mss6  int // mss: of the default routes, 0: as the kernel likes, -1: no such route
+		guePort          uint16
+		balancers        []string
+		advice, noAdvice []string
+	}{
+		{"GUE in IPv6", 1500, 0, 0, guePort, []string{"198.51.100.1/32", "2001:db8:51::1/128"}, []string{ipv4 + "1408'", ipv6 + "1388'"}, nil},
+		{"GUE in IPv4", 1500, 0, 0, guePort, []string{"198.51.100.1/32"}, []string{ipv4 + "1428'", ipv6 + "1408'"}, nil},
+		{"IPIP in IPv6", 1500, 0, 0, 0, []string{"2001:db8:51::1/128"}, []string{ipv4 + "1420'", ipv6 + "1400'"}, nil},
+		{"IPIP in IPv4", 1500, 0, 0, 0, []string{"198.51.100.1/32"}, []string{ipv4 + "1440'", ipv6 + "1420'"}, nil},
+		{"no default routes", 1500, -1, -1, guePort, []string{"198.51.100.1/32"}, []string{ipv4 + "1428'", ipv6 + "1408'"}, nil},
+		{"followed", 1500, 1428, 1300, guePort, []string{"198.51.100.1/32"}, nil, []string{ipv4, ipv6}},
+		{"one byte too many", 1500, 1429, 1408, guePort, []string{"198.51.100.1/32"}, []string{ipv4 + "1428'"}, []string{ipv6}},
+		{"wide", 1532, 0, 0, guePort, []string{"198.51.100.1/32"}, nil, []string{ipv4, ipv6}},
+		{"a byte too narrow", 1531, 0, 0, guePort, []string{"198.51.100.1/32"}, []string{ipv4 + "1459'", ipv6 + "1439'"}, nil},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			l := newLab(t)
+			l.backend.must(l.backend.LinkSetMTU(l.backend.link("eth0"), row.mtu))
+			for gateway, mss := range map[string]int{"198.51.100.1": row.mss4, "2001:db8:51::1": row.mss6} {
+				if mss >= 0 {
+					l.backend.must(l.backend.RouteAdd(&netlink.Route{Gw: net.ParseIP(gateway), AdvMSS: mss}))
+				}
+			}
+			o := options(vip4, vip6)
+			o.GUEPort, o.Balancers = row.guePort, nil
+			for _, b := range row.balancers {
+				o.Balancers = append(o.Balancers, netip.MustParsePrefix(b))
+			}
+			r := l.backend.run(o)
+			r.stop(t)
+			for _, want := range row.advice {
+				if !strings.Contains(r.said(), want) {
+					t.Errorf("not said: %q; said\n%s", want, r.said())
+				}
+			}
+			for _, never := range row.noAdvice {
+				if strings.Contains(r.said(), never) {
+					t.Errorf("said %q:\n%s", never, r.said())
+				}
+			}
+		})
 	}
 }
 
@@ -423,11 +508,11 @@ func TestRefuses(t *testing.T) {
 
 // occupy attaches another program, until the end of the test.
 func (m *machine) occupy(name string) {
-	d := newDecapsulator(m.t)
+	d := newDecapsulator(m.t, 0)
 	m.do(func() error {
-		l, err := d.attachAs(m.link(name), link.XDPGenericMode)
+		a, err := xdp.Attach(d.objects.SteelyardDecap, name, m.link(name).Attrs().Index, model.XDPGeneric)
 		if err == nil {
-			m.t.Cleanup(func() { l.Close() })
+			m.t.Cleanup(func() { a.Close() })
 		}
 		return err
 	})
@@ -442,7 +527,7 @@ func TestNoPermission(t *testing.T) {
 		o.Decap = decap
 		r := &running{}
 		o.Say = r.say
-		err := inThread(l.backend.NsHandle, func() error {
+		err := l.backend.Do(func() error {
 			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 			var none [2]unix.CapUserData
 			if err := unix.Capset(&header, &none[0]); err != nil {
@@ -450,7 +535,7 @@ func TestNoPermission(t *testing.T) {
 			}
 			return Run(t.Context(), o, func() { t.Error("ready") })
 		})
-		if err == nil || !strings.Contains(err.Error(), "run as root, or with CAP_NET_ADMIN") {
+		if err == nil || !strings.Contains(err.Error(), "run as root, or with CAP_BPF, CAP_NET_ADMIN") {
 			t.Errorf("decap %v: %v", decap, err)
 		}
 		if left := difference(before, l.backend.snapshot()); len(left) > 0 {

@@ -21,14 +21,16 @@ type decapAddress struct {
 type decapDecapReason uint32
 
 const (
-	decapDecapReasonPASS_NOT_TUNNEL        decapDecapReason = 0
-	decapDecapReasonPASS_NOT_BALANCER      decapDecapReason = 1
-	decapDecapReasonPASS_NOT_OURS          decapDecapReason = 2
-	decapDecapReasonPASS_DECAPSULATED      decapDecapReason = 3
-	decapDecapReasonDROP_TUNNEL_MALFORMED  decapDecapReason = 4
-	decapDecapReasonDROP_TUNNEL_CONGESTION decapDecapReason = 5
-	decapDecapReasonDROP_TUNNEL_INTERNAL   decapDecapReason = 6
-	decapDecapReasonDECAP_REASONS          decapDecapReason = 7
+	decapDecapReasonPASS_NOT_TUNNEL         decapDecapReason = 0
+	decapDecapReasonPASS_NOT_BALANCER       decapDecapReason = 1
+	decapDecapReasonPASS_NOT_OURS           decapDecapReason = 2
+	decapDecapReasonPASS_TUNNEL_CONTROL     decapDecapReason = 3
+	decapDecapReasonPASS_DECAPSULATED       decapDecapReason = 4
+	decapDecapReasonDROP_TUNNEL_MALFORMED   decapDecapReason = 5
+	decapDecapReasonDROP_TUNNEL_UNSUPPORTED decapDecapReason = 6
+	decapDecapReasonDROP_TUNNEL_CONGESTION  decapDecapReason = 7
+	decapDecapReasonDROP_TUNNEL_INTERNAL    decapDecapReason = 8
+	decapDecapReasonDECAP_REASONS           decapDecapReason = 9
 )
 
 type decapPrefix struct {
@@ -50,6 +52,7 @@ const (
 	decapMapDecapReasons    = "decap_reasons"
 	decapMapLocalVips       = "local_vips"
 	decapProgSteelyardDecap = "steelyard_decap"
+	decapVarGuePort         = "gue_port"
 	decapVarHashSeed        = "hash_seed"
 	decapVarVocabulary      = "vocabulary"
 )
@@ -112,6 +115,7 @@ type decapMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type decapVariableSpecs struct {
+	GuePort    *ebpf.VariableSpec `ebpf:"gue_port"`
 	HashSeed   *ebpf.VariableSpec `ebpf:"hash_seed"`
 	Vocabulary *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
@@ -153,6 +157,7 @@ func (m *decapMaps) Close() error {
 //
 // It can be passed to loadDecapObjects or ebpf.CollectionSpec.LoadAndAssign.
 type decapVariables struct {
+	GuePort    *ebpf.Variable `ebpf:"gue_port"`
 	HashSeed   *ebpf.Variable `ebpf:"hash_seed"`
 	Vocabulary *ebpf.Variable `ebpf:"vocabulary"`
 }

@@ -58,11 +58,13 @@ func announce(h, next gopacket.SerializableLayer) {
 	case gopacket.Payload:
 		return
 	}
-	switch ip := h.(type) {
+	switch h := h.(type) {
 	case *layers.IPv4:
-		ip.Protocol = protocol
+		h.Protocol = protocol
 	case *layers.IPv6:
-		ip.NextHeader = protocol
+		h.NextHeader = protocol
+	case *layers.AGUEVar0:
+		h.Protocol = protocol
 	}
 	if udp, ok := next.(*layers.UDP); ok {
 		if err := udp.SetNetworkLayerForChecksum(h.(gopacket.NetworkLayer)); err != nil {
@@ -122,6 +124,14 @@ func headerLength(addr string) int {
 	return 40
 }
 
+// lengthAt is the offset in such a header of the last byte of the packet's length.
+func lengthAt(addr string) int {
+	if netip.MustParseAddr(addr).Is4() {
+		return 3
+	}
+	return 5
+}
+
 type row struct {
 	name string
 	in   []byte
@@ -130,14 +140,17 @@ type row struct {
 	reason decapDecapReason
 }
 
-func newDecapsulator(t testing.TB) *decapsulator {
+// newDecapsulator takes GUE out on a UDP port, 0 for none.
+func newDecapsulator(t testing.TB, guePort uint16) *decapsulator {
 	t.Helper()
-	d, err := loadDecapsulator(
-		[]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-		[]netip.Prefix{
+	d, err := loadDecapsulator(&Options{
+		VIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+		Balancers: []netip.Prefix{
 			netip.MustParsePrefix("10.0.0.0/28"), netip.MustParsePrefix("203.0.113.9/32"),
 			netip.MustParsePrefix("2001:db8:b::/64"), netip.MustParsePrefix("2001:db8:f::9/128"),
-		})
+		},
+		GUEPort: guePort,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,47 +186,55 @@ func (d *decapsulator) mustCount(t testing.TB) []uint64 {
 }
 
 func TestDecapPackets(t *testing.T) {
-	d := newDecapsulator(t)
+	d := newDecapsulator(t, guePort)
 	if info, err := d.objects.SteelyardDecap.Info(); err == nil {
 		n, _ := info.VerifiedInstructions()
 		t.Logf("the verifier processed %d instructions", n)
 	}
-	rows := slices.Concat(tunnelRows(t), ecnRows(t), refusedRows(t), untouchedRows(t))
+	var rows []row
+	for _, e := range encapsulations() {
+		rows = append(rows, tunnelRows(t, e)...)
+		rows = append(rows, ecnRows(t, e)...)
+		rows = append(rows, refusedRows(t, e)...)
+	}
+	rows = slices.Concat(rows, untouchedRows(t), gueRows(t), guePassedRows(t), gueDroppedRows(t))
 	t.Logf("%d rows", len(rows))
 	for _, r := range rows {
-		t.Run(r.name, func(t *testing.T) {
-			before := d.mustCount(t)
-			verdict, out := d.run(t, r.in)
-			after := d.mustCount(t)
-			wantVerdict := uint32(xdpPass)
-			if r.reason >= decapDecapReasonDROP_TUNNEL_MALFORMED {
-				wantVerdict = xdpDrop
-			}
-			if verdict != wantVerdict {
-				t.Errorf("verdict %d, want %d", verdict, wantVerdict)
-			}
-			want := r.want
-			if want == nil {
-				want = r.in
-			}
-			if !bytes.Equal(out, want) {
-				t.Errorf("bytes\n%swant\n%s", hex.Dump(out), hex.Dump(want))
-			}
-			before[r.reason]++
-			if !slices.Equal(after, before) {
-				t.Errorf("counts %v, want %v (%v)", after, before, d.reasons)
-			}
-		})
+		t.Run(r.name, func(t *testing.T) { d.check(t, r) })
+	}
+}
+
+func (d *decapsulator) check(t *testing.T, r row) {
+	before := d.mustCount(t)
+	verdict, out := d.run(t, r.in)
+	after := d.mustCount(t)
+	wantVerdict := uint32(xdpPass)
+	if r.reason >= decapDecapReasonDROP_TUNNEL_MALFORMED {
+		wantVerdict = xdpDrop
+	}
+	if verdict != wantVerdict {
+		t.Errorf("verdict %d, want %d", verdict, wantVerdict)
+	}
+	want := r.want
+	if want == nil {
+		want = r.in
+	}
+	if !bytes.Equal(out, want) {
+		t.Errorf("bytes\n%swant\n%s", hex.Dump(out), hex.Dump(want))
+	}
+	before[r.reason]++
+	if !slices.Equal(after, before) {
+		t.Errorf("counts %v, want %v (%v)", after, before, d.reasons)
 	}
 }
 
 // tunnelRows are packets that are decapsulated. Expected packets are serialized
 // anew, checksums included, not cut out of the tunnel.
-func tunnelRows(t testing.TB) []row {
+func tunnelRows(t testing.TB, e encapsulation) []row {
 	var rows []row
 	add := func(name string, tags int, inner gopacket.SerializableLayer, outer gopacket.SerializableLayer) {
-		rows = append(rows, row{name,
-			frame(t, tags, behind(outer, inner)...), frame(t, tags, behind(inner)...),
+		rows = append(rows, row{e.name + ", " + name,
+			frame(t, tags, behind(e.around(outer, inner)...)...), frame(t, tags, behind(inner)...),
 			decapDecapReasonPASS_DECAPSULATED})
 	}
 	for _, c := range combinations() {
@@ -247,15 +268,15 @@ func tunnelRows(t testing.TB) []row {
 	for _, c := range combinations() {
 		payload := gopacket.Payload(bytes.Repeat([]byte{0x5a}, 8900))
 		udp := func() *layers.UDP { return &layers.UDP{SrcPort: 40000, DstPort: 53} }
-		rows = append(rows, row{c.name + ", jumbo in several buffers",
-			frame(t, 0, c.outer(0), c.inner(0), udp(), payload), frame(t, 0, c.inner(0), udp(), payload),
+		rows = append(rows, row{e.name + ", " + c.name + ", jumbo in several buffers",
+			frame(t, 0, append(e.around(c.outer(0), c.inner(0)), udp(), payload)...), frame(t, 0, c.inner(0), udp(), payload),
 			decapDecapReasonPASS_DECAPSULATED})
 	}
 	return rows
 }
 
 // ecnRows are figure 4 of RFC 6040, for every combination.
-func ecnRows(t testing.TB) []row {
+func ecnRows(t testing.TB, e encapsulation) []row {
 	const drop = 0xff
 	names := [4]string{"Not-ECT", "ECT(1)", "ECT(0)", "CE"}
 	table := [4][4]uint8{ // by inner, then outer, in the order of names
@@ -269,8 +290,8 @@ func ecnRows(t testing.TB) []row {
 		for inner, outcomes := range table {
 			for outer, ecn := range outcomes {
 				const dscp = 0xb8
-				r := row{name: fmt.Sprintf("%s, %s in %s", c.name, names[inner], names[outer]),
-					in: frame(t, 0, behind(c.outer(uint8(outer)), c.inner(dscp|uint8(inner)))...)}
+				r := row{name: fmt.Sprintf("%s, %s, %s in %s", e.name, c.name, names[inner], names[outer]),
+					in: frame(t, 0, behind(e.around(c.outer(uint8(outer)), c.inner(dscp|uint8(inner)))...)...)}
 				if ecn == drop {
 					r.reason = decapDecapReasonDROP_TUNNEL_CONGESTION
 				} else {
@@ -284,19 +305,19 @@ func ecnRows(t testing.TB) []row {
 	return rows
 }
 
-// refusedRows are IP in IP that is not to be decapsulated.
-func refusedRows(t testing.TB) []row {
+// refusedRows are tunnels' packets that are not to be decapsulated.
+func refusedRows(t testing.TB, e encapsulation) []row {
 	var rows []row
 	add := func(name string, in []byte, reason decapDecapReason) {
-		rows = append(rows, row{name: name, in: in, reason: reason})
+		rows = append(rows, row{name: e.name + ", " + name, in: in, reason: reason})
 	}
 	c4, c6 := combinations()[0], combinations()[3]
 	for _, source := range []string{"10.0.0.16", "9.255.255.255", "203.0.113.8", "0.0.0.0"} {
-		add("no balancer "+source, frame(t, 0, behind(ip(source, "10.0.1.10", 0), c4.inner(0))...),
+		add("no balancer "+source, frame(t, 0, behind(e.around(ip(source, "10.0.1.10", 0), c4.inner(0))...)...),
 			decapDecapReasonPASS_NOT_BALANCER)
 	}
 	for _, source := range []string{"2001:db8:b:1::1", "2001:db8:f::8", "::10.0.0.1", "::ffff:0:10.0.0.1"} {
-		add("no balancer "+source, frame(t, 0, behind(ip(source, "2001:db8:b:1::10", 0), c6.inner(0))...),
+		add("no balancer "+source, frame(t, 0, behind(e.around(ip(source, "2001:db8:b:1::10", 0), c6.inner(0))...)...),
 			decapDecapReasonPASS_NOT_BALANCER)
 	}
 	for _, c := range combinations() {
@@ -304,22 +325,30 @@ func refusedRows(t testing.TB) []row {
 		if netip.MustParseAddr(c.vip).Is6() {
 			other = "2001:db8::2"
 		}
-		add(c.name+", no VIP", frame(t, 1, behind(c.outer(3), ip(c.client, other, 0))...), decapDecapReasonPASS_NOT_OURS)
-		add(c.name+", tunnel in tunnel", frame(t, 0, behind(c.outer(0), c.outer(0), c.inner(0))...), decapDecapReasonPASS_NOT_OURS)
+		add(c.name+", no VIP", frame(t, 1, behind(e.around(c.outer(3), ip(c.client, other, 0))...)...), decapDecapReasonPASS_NOT_OURS)
+		add(c.name+", tunnel in tunnel", frame(t, 0, behind(e.around(c.outer(0), c.outer(0), c.inner(0))...)...), decapDecapReasonPASS_NOT_OURS)
 
-		whole := frame(t, 0, behind(c.outer(0), c.inner(0))...)
-		inner := 14 + headerLength(c.balancer)
+		whole := frame(t, 0, behind(e.around(c.outer(0), c.inner(0))...)...)
+		inner := 14 + headerLength(c.balancer) + e.length
 		end := inner + headerLength(c.vip)
 		for _, length := range []int{end - 1, inner + 8, inner + 1, inner} {
 			add(fmt.Sprintf("%s, inner header cut off at %d", c.name, length-inner), whole[:length], decapDecapReasonDROP_TUNNEL_MALFORMED)
 		}
-		lying := bytes.Clone(whole)
-		lying[inner] ^= 0x20
-		add(c.name+", inner version is not what the protocol says", lying, decapDecapReasonDROP_TUNNEL_MALFORMED)
+		if !e.implicit {
+			add(c.name+", inner version is not what the protocol says", changed(whole, inner, whole[inner]^0x20), decapDecapReasonDROP_TUNNEL_MALFORMED)
+		}
+		add(c.name+", inner packet longer than its tunnel's", changed(whole, inner+lengthAt(c.vip), whole[inner+lengthAt(c.vip)]+1), decapDecapReasonDROP_TUNNEL_MALFORMED)
+		outer := 14 + lengthAt(c.balancer)
+		add(c.name+", tunnel's packet shorter than the inner one", changed(whole, outer, whole[outer]-1), decapDecapReasonDROP_TUNNEL_MALFORMED)
+		add(c.name+", tunnel's packet of no length", changed(whole, outer-1, 0, 0), decapDecapReasonDROP_TUNNEL_MALFORMED)
 	}
-	short := frame(t, 0, behind(c4.outer(0), c4.inner(0))...)[:14+60]
+	short := frame(t, 0, behind(e.around(c4.outer(0), c4.inner(0))...)...)[:14+60]
 	short[14] = 0x4f
-	add("options beyond the end", short, decapDecapReasonDROP_TUNNEL_MALFORMED)
+	if e.length == 0 {
+		add("options beyond the end", short, decapDecapReasonDROP_TUNNEL_MALFORMED)
+	} else {
+		add("options beyond the end", short, decapDecapReasonPASS_NOT_TUNNEL)
+	}
 	return rows
 }
 
@@ -370,7 +399,7 @@ func mapped(src, dst string) gopacket.SerializableLayer {
 
 // TestCongestionChecksum marks packets whose header checksums take every value.
 func TestCongestionChecksum(t *testing.T) {
-	d := newDecapsulator(t)
+	d := newDecapsulator(t, 0)
 	const outer, inner = 14, 34
 	in := frame(t, 0, behind(ip("10.0.0.1", "10.0.1.10", 3), ip("198.51.100.7", "192.0.2.1", 2))...)
 	wrong := 0

@@ -1,8 +1,8 @@
 // Package backend makes a host a backend of Steelyard balancers for as long as
 // [Run] runs. It sets what direct server return needs so that the host does not
 // answer ARP for the VIPs, puts their addresses on the loopback interface, and
-// attaches a program that takes off the outer header of what balancers send by
-// dsr-ipip. All that it changes is said, and undone at the end.
+// attaches a program that takes off the outer headers of what balancers send by
+// dsr-ipip and dsr-gue. All that it changes is said, and undone at the end.
 //
 // # What a kill leaves
 //
@@ -20,6 +20,9 @@
 // filters strictly and the way back to a client leaves by another, the kernel
 // drops that client's packets. Whether strict filtering may be given up is a
 // matter of the site's security, so Run warns and leaves it alone.
+//
+// Routes: clients' packets fit through the tunnel if the routes to them announce
+// smaller segments (advmss). They carry everything else, too, so Run tells the value.
 //
 // IPv6 needs no setting against neighbour discovery: an interface answers
 // solicitations for its own addresses only.

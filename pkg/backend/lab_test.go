@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -17,9 +16,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/test/namespace"
 )
 
 const patience = 20 * time.Second
@@ -51,6 +51,7 @@ func options(vips ...string) Options {
 		Interfaces: []string{"eth0"},
 		Balancers:  []netip.Prefix{netip.MustParsePrefix("198.51.100.1/32"), netip.MustParsePrefix("2001:db8:51::1/128")},
 		Decap:      true,
+		GUEPort:    guePort,
 	}
 	for _, vip := range vips {
 		o.VIPs = append(o.VIPs, netip.MustParseAddr(vip))
@@ -58,55 +59,21 @@ func options(vips ...string) Options {
 	return o
 }
 
-// machine is a network namespace with a handle into it.
+// machine is a network namespace of a test.
 type machine struct {
 	t testing.TB
-	netns.NsHandle
-	*netlink.Handle
+	namespace.Namespace
 }
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	var ns netns.NsHandle
-	err := inThread(netns.None(), func() (err error) {
-		ns, err = netns.New()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("new network namespace (needs root): %v", err)
-	}
-	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		handle.Close()
-		ns.Close()
-	})
-	m := &machine{t, ns, handle}
+	m := &machine{t, namespace.New(t)}
 	m.must(m.LinkSetUp(m.link("lo")))
 	m.sysctl("ipv6/conf/default/accept_dad", "0")
 	return m
 }
 
-// inThread calls f on a thread of its own, in namespace ns if it is open. The
-// thread ends with the call, so whatever became of it is of no matter.
-func inThread(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if ns.IsOpen() {
-			if err := netns.Set(ns); err != nil {
-				result <- err
-				return
-			}
-		}
-		result <- f()
-	}()
-	return <-result
-}
-
-func (m *machine) do(f func() error) { m.t.Helper(); m.must(inThread(m.NsHandle, f)) }
+func (m *machine) do(f func() error) { m.t.Helper(); m.must(m.Do(f)) }
 
 func (m *machine) must(err error) {
 	m.t.Helper()
@@ -296,7 +263,7 @@ func (m *machine) start(o Options) (*running, error) {
 	o.Say = r.say
 	ready := make(chan struct{})
 	go func() {
-		r.ended <- inThread(m.NsHandle, func() error { return Run(ctx, o, func() { close(ready) }) })
+		r.ended <- m.Do(func() error { return Run(ctx, o, func() { close(ready) }) })
 	}()
 	select {
 	case <-ready:

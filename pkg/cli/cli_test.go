@@ -433,27 +433,34 @@ func TestBackendHost(t *testing.T) {
 	want := cli.BackendOptions{
 		VIPs:       []netip.Addr{netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("2001:db8::10")},
 		Balancers:  []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32"), netip.MustParsePrefix("2001:db8:1::/64")},
-		Interfaces: []string{"eth0"}, Decap: true,
+		Interfaces: []string{"eth0"}, Decap: true, GUEPort: 6080,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+	for _, port := range []uint16{0, 16080} {
+		b.must(t, fmt.Sprintf("backend --vip 192.0.2.10 --balancer 10.0.0.1 -i eth0 --gue-port %d", port))
+		if got.GUEPort != port {
+			t.Errorf("GUE port %d, want %d", got.GUEPort, port)
+		}
 	}
 	b.must(t, "backend --vip 192.0.2.10 --no-decap -i eth0")
 	if got.Decap || len(got.VIPs) != 1 {
 		t.Errorf("%+v", got)
 	}
 	for line, want := range map[string]string{
-		"backend --balancer 10.0.0.1":                                 "--vip ADDRESS",
-		"backend --vip 192.0.2.10":                                    "--balancer ADDRESS",
-		"backend --vip 192.0.2.10 --balancer 10.0.0.1":                "--interface NAME",
-		"backend --vip 192.0.2.10 --no-decap":                         "--interface NAME",
-		"backend --vip web --no-decap -i eth0":                        `--vip "web" is not an address`,
-		"backend --vip 192.0.2.10 --balancer 10.0.0.1/24 -i eth0":     "write 10.0.0.0/24, or 10.0.0.1",
-		"backend --vip 192.0.2.10 --balancer 10.0.0 -i eth0":          "neither an address nor a prefix",
-		"backend list --vip 192.0.2.10":                               "unknown flag --vip",
-		"backend --vip 192.0.2.10 --no-decap -i eth0 --xdp-mode fast": "want auto, native or generic",
-		"backend --vip 192.0.2.10 --interface":                        "flag needs an argument",
-		"backend hots --vip 192.0.2.10 --interface":                   `unknown command "steelyard backend hots"`,
+		"backend --balancer 10.0.0.1":                                  "--vip ADDRESS",
+		"backend --vip 192.0.2.10":                                     "--balancer ADDRESS",
+		"backend --vip 192.0.2.10 --balancer 10.0.0.1":                 "--interface NAME",
+		"backend --vip 192.0.2.10 --no-decap":                          "--interface NAME",
+		"backend --vip web --no-decap -i eth0":                         `--vip "web" is not an address`,
+		"backend --vip 192.0.2.10 --balancer 10.0.0.1/24 -i eth0":      "write 10.0.0.0/24, or 10.0.0.1",
+		"backend --vip 192.0.2.10 --balancer 10.0.0 -i eth0":           "neither an address nor a prefix",
+		"backend --vip 192.0.2.10 --no-decap -i eth0 --gue-port 65536": "--gue-port 65536 is no port",
+		"backend list --vip 192.0.2.10":                                "unknown flag --vip",
+		"backend --vip 192.0.2.10 --no-decap -i eth0 --xdp-mode fast":  "want auto, native or generic",
+		"backend --vip 192.0.2.10 --interface":                         "flag needs an argument",
+		"backend hots --vip 192.0.2.10 --interface":                    `unknown command "steelyard backend hots"`,
 	} {
 		if _, errs, exit := b.run(strings.Fields(line)...); exit == 0 || !strings.Contains(errs, want) {
 			t.Errorf("%s: exit %d, %q lacks %q", line, exit, errs, want)

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"runtime"
 
@@ -76,24 +77,30 @@ type BackendOptions struct {
 	Balancers []netip.Prefix
 	// Interfaces that packets for the VIPs arrive on.
 	Interfaces []string
-	// Decap: take packets out of IPIP, rather than leave that to the kernel.
+	// Decap: take packets out of IPIP and GUE, rather than leave that to the kernel.
 	Decap bool
+	// GUEPort is the UDP port of GUE, 0: none.
+	GUEPort uint16
 	// XDPMode is "", "auto", "native" or "generic".
 	XDPMode string
 }
+
+// defaultGUEPort is the port that IANA gave to GUE.
+const defaultGUEPort = 6080
 
 // addBackendHost makes the noun a command too: with --vip, it prepares the host.
 func addBackendHost(a *app, cmd *cobra.Command) {
 	var vips, balancers, interfaces []string
 	var noDecap bool
+	var guePort uint
 	var mode string
 	cmd.Use = "backend"
 	cmd.Long = `Change and show the backends of pools, with the verbs below.
 
 Without a verb but with --vip, prepare this host to be a backend, until SIGTERM or
 SIGINT: put the VIPs' addresses on it, keep it from answering ARP for them, and take
-packets that balancers have encapsulated (dsr-ipip) out again. It says what it
-changes and undoes it at the end.`
+packets that balancers have encapsulated (dsr-ipip, dsr-gue) out again. It says what
+it changes and undoes it at the end.`
 	cmd.Example = `  # On the balancer:
   steelyard backend drain web 10.0.1.10
 
@@ -103,21 +110,24 @@ changes and undoes it at the end.`
 	flags.StringSliceVar(&vips, "vip", nil, "`address` of a VIP to take; repeat for more")
 	flags.StringSliceVar(&balancers, "balancer", nil, "`address` or prefix that encapsulated packets are taken from; repeat for more")
 	flags.StringSliceVarP(&interfaces, "interface", "i", nil, "interface that packets arrive on; repeat for more")
-	flags.BoolVar(&noDecap, "no-decap", false, "take no packets out of IPIP: the mode is dsr-l2, or the kernel's tunnels do it")
+	flags.BoolVar(&noDecap, "no-decap", false, "take no packets out: the mode is dsr-l2, or the kernel's tunnels do it")
+	flags.UintVar(&guePort, "gue-port", defaultGUEPort, "UDP `port` of GUE (dsr-gue), the balancers' gue_port; 0: leave GUE to the kernel")
 	registerXDPMode(cmd, &mode)
 	verbs := cmd.RunE
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 || !anyGiven(cmd) {
 			return verbs(cmd, args)
 		}
-		o := BackendOptions{Interfaces: interfaces, Decap: !noDecap, XDPMode: mode}
+		o := BackendOptions{Interfaces: interfaces, Decap: !noDecap, GUEPort: uint16(guePort), XDPMode: mode}
 		switch {
 		case len(vips) == 0:
 			return usage(cmd, "say which addresses to take: --vip ADDRESS")
 		case o.Decap && len(balancers) == 0:
-			return usage(cmd, "say whose packets to take out of IPIP: --balancer ADDRESS (or --no-decap)")
+			return usage(cmd, "say whose packets to take out of the tunnel: --balancer ADDRESS (or --no-decap)")
 		case len(interfaces) == 0:
 			return usage(cmd, "say where packets for the VIPs arrive: --interface NAME")
+		case guePort > math.MaxUint16:
+			return invalid("--gue-port %d is no port; want 1 to 65535, or 0 to leave GUE to the kernel", guePort)
 		}
 		if err := o.parse(vips, balancers); err != nil {
 			return err

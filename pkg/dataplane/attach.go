@@ -9,9 +9,9 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 type attachment struct {
@@ -61,41 +61,16 @@ func (p *Plane) attach(name string, mode model.XDPMode) (attachment, error) {
 	if a, err := p.replace(iface, mode); a != nil || err != nil {
 		return *cmp.Or(a, &attachment{}), err
 	}
-	if mode == model.XDPGeneric {
-		return p.attachAs(iface, link.XDPGenericMode, "")
-	}
-	a, err := p.attachAs(iface, link.XDPDriverMode, "")
-	if err == nil || mode == model.XDPNative || !mayBeDriver(err) {
-		return a, err
-	}
-	return p.attachAs(iface, link.XDPGenericMode,
-		fmt.Sprintf("the driver cannot run XDP natively (%v): generic mode is several times slower", err))
-}
-
-// mayBeDriver reports whether generic mode may succeed where native mode failed.
-func mayBeDriver(err error) bool {
-	return !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EPERM)
-}
-
-func (p *Plane) attachAs(iface *net.Interface, flags link.XDPAttachFlags, warning string) (attachment, error) {
-	l, err := link.AttachXDP(link.XDPOptions{Program: p.program, Interface: iface.Index, Flags: flags})
-	switch {
-	case errors.Is(err, unix.EBUSY), errors.Is(err, unix.EEXIST):
-		return attachment{}, fmt.Errorf("another XDP program is on it (%w); 'ip link show dev %[2]s' names it, 'ip link set dev %[2]s xdp off' takes it off unless a link of its owner holds it", err, iface.Name)
-	case err != nil:
-		return attachment{}, explain(err)
-	}
-	a := attachment{name: iface.Name, link: l, mode: "native", warn: warning}
-	if flags == link.XDPGenericMode {
-		a.mode = "generic"
+	a, err := xdp.Attach(p.program, iface.Name, iface.Index, mode)
+	if err != nil {
+		return attachment{}, err
 	}
 	if p.pin != nil {
-		a.fresh = true
-		if err := l.Pin(p.pin.linkPath(iface.Name)); err != nil {
-			return attachment{}, errors.Join(fmt.Errorf("pin the attachment: %w", err), l.Close())
+		if err := a.Pin(p.pin.linkPath(iface.Name)); err != nil {
+			return attachment{}, errors.Join(fmt.Errorf("pin the attachment: %w", err), a.Close())
 		}
 	}
-	return a, nil
+	return attachment{name: iface.Name, link: a.Link, mode: a.Mode, warn: a.Warning, fresh: p.pin != nil}, nil
 }
 
 // replace puts the program in the place of a former daemon's, if there is one and
@@ -109,14 +84,14 @@ func (p *Plane) replace(iface *net.Interface, mode model.XDPMode) (*attachment, 
 		return nil, err
 	}
 	was := p.links[iface.Name]
-	if mode == model.XDPNative && was == "generic" || mode == model.XDPGeneric && was == "native" {
+	if mode == model.XDPNative && was == xdp.Generic || mode == model.XDPGeneric && was == xdp.Native {
 		return nil, errors.Join(os.Remove(p.pin.linkPath(iface.Name)), l.Close())
 	}
 	if err := l.Update(p.program); err != nil {
 		return nil, errors.Join(fmt.Errorf("replace the former program: %w", err), l.Close())
 	}
-	a := &attachment{name: iface.Name, link: l, mode: cmp.Or(was, "native")}
-	if a.mode == "generic" {
+	a := &attachment{name: iface.Name, link: l, mode: cmp.Or(was, xdp.Native)}
+	if a.mode == xdp.Generic {
 		a.warn = "generic mode is several times slower than native"
 	}
 	return a, nil

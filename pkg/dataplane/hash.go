@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 // The twins of bpf/hash.h and bpf/slot.h; tests run both on the same input.
@@ -54,7 +55,7 @@ func (s Seed) AffineHash(f Flow, vip string, a model.Affinity) uint64 {
 	if r == (lbAffinity{}) {
 		return hash
 	}
-	client := words(f.Source.Addr())
+	client := xdp.Words(f.Source.Addr())
 	if f.Source.Addr().Is4() {
 		client[1] &= uint64(r.MaskIpv4)<<32 | mappedIPv4
 	} else {
@@ -74,7 +75,7 @@ func (s Seed) foldAddresses(source, destination netip.Addr) uint64 {
 		a, b := source.As4(), destination.As4()
 		return uint64(binary.LittleEndian.Uint32(b[:]))<<32 | uint64(binary.LittleEndian.Uint32(a[:]))
 	}
-	from, to := words(source), words(destination)
+	from, to := xdp.Words(source), xdp.Words(destination)
 	a := mix(from[0]^s[0], hashMultiplier2) + from[1]
 	b := mix(to[0]^s[1], hashMultiplier3) + to[1]
 	return mix(a, hashMultiplier3) + mix(b, hashMultiplier2)
@@ -85,13 +86,6 @@ func Slot(hash uint64, slots uint32) uint32 {
 	return uint32((hash >> 32) * uint64(slots) >> 32)
 }
 
-// words are an address, IPv4 mapped into IPv6, as the packet path holds it: its
-// bytes on the wire read as little-endian words.
-func words(a netip.Addr) [2]uint64 {
-	b := a.As16()
-	return [2]uint64{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
-}
-
 func address(a netip.Addr) lbAddress {
-	return lbAddress{Word: words(a)}
+	return lbAddress{Word: xdp.Words(a)}
 }

@@ -6,18 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/test/namespace"
 )
 
 // XDP verdicts (linux/bpf.h).
@@ -79,49 +77,15 @@ func applyTo(t testing.TB, p *Plane, state forwarding.State) {
 
 // space is a network namespace of the test's own.
 type space struct {
-	netns.NsHandle
-	*netlink.Handle
+	namespace.Namespace
 }
 
 func newSpace(t testing.TB) space {
 	t.Helper()
-	var ns netns.NsHandle
-	err := inThread(netns.None(), func() (err error) {
-		ns, err = netns.New()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("new network namespace (needs root): %v", err)
-	}
-	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		handle.Close()
-		ns.Close()
-	})
-	return space{ns, handle}
+	return space{namespace.New(t)}
 }
 
-// inThread calls f on a thread of its own, in namespace ns if it is open. The
-// thread ends with the call, so whatever namespace it is in then is of no matter.
-func inThread(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if ns.IsOpen() {
-			if err := netns.Set(ns); err != nil {
-				result <- err
-				return
-			}
-		}
-		result <- f()
-	}()
-	return <-result
-}
-
-func (s space) do(f func() error) error { return inThread(s.NsHandle, f) }
+func (s space) do(f func() error) error { return s.Do(f) }
 
 // veth adds a pair of interfaces and returns the index of the first.
 func (s space) veth(t testing.TB, name, peer string) int {

@@ -6,7 +6,6 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 // Limits size the maps, which take their memory when they are made.
@@ -131,7 +131,7 @@ func Load(limits Limits, options Options) (*Plane, error) { return load(nil, lim
 func Open(path string, limits Limits, options Options) (*Plane, error) {
 	pin, err := openPinning(path)
 	if err != nil {
-		return nil, explain(err)
+		return nil, xdp.Explain(err)
 	}
 	p, err := load(pin, limits, options)
 	if err != nil {
@@ -142,7 +142,7 @@ func Open(path string, limits Limits, options Options) (*Plane, error) {
 
 func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("lift the limit on locked memory: %w", explain(err))
+		return nil, fmt.Errorf("lift the limit on locked memory: %w", xdp.Explain(err))
 	}
 	spec, err := loadLb()
 	if err != nil {
@@ -197,7 +197,7 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	}
 	var objects lbObjects
 	if err := spec.LoadAndAssign(&objects, &options); err != nil {
-		return errors.Join(fmt.Errorf("load the packet path: %w", explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
+		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
 	p.program, p.part, p.maps = objects.Steelyard, objects.SteelyardPart, objects.lbMaps
 	// Pinned maps have that of a former daemon, which is another one's part.
@@ -362,18 +362,6 @@ func (p *Plane) mapMemories() error {
 		return err
 	}
 	p.ledger, err = mapMemory[lbLedgerPage](p.maps.Ledger)
-	return err
-}
-
-// explain turns what the kernel answers into what the operator can do.
-func explain(err error) error {
-	var verifier *ebpf.VerifierError
-	switch {
-	case errors.Is(err, os.ErrPermission):
-		return fmt.Errorf("%w; run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_RESOURCE", err)
-	case errors.As(err, &verifier), errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("%w; this kernel lacks a feature that the packet path needs: Linux 5.18 or later, with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and BTF", err)
-	}
 	return err
 }
 

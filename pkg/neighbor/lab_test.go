@@ -6,63 +6,29 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/test/namespace"
 )
 
 const patience = 20 * time.Second
 
-// host is a network namespace with a handle into it.
+// host is a network namespace of a test.
 type host struct {
 	t testing.TB
-	netns.NsHandle
-	*netlink.Handle
+	namespace.Namespace
 }
 
 func newHost(t testing.TB) *host {
 	t.Helper()
-	var ns netns.NsHandle
-	err := inThread(netns.None(), func() (err error) {
-		ns, err = netns.New()
-		return err
-	})
-	if err != nil {
-		t.Fatalf("new network namespace (needs root): %v", err)
-	}
-	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		handle.Close()
-		ns.Close()
-	})
-	h := &host{t, ns, handle}
+	h := &host{t, namespace.New(t)}
 	h.up(h.link("lo"))
 	return h
-}
-
-// inThread calls f on a thread of its own, in namespace ns if it is open. The
-// thread ends with the call, so whatever namespace it is in then is of no matter.
-func inThread(ns netns.NsHandle, f func() error) error {
-	result := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		if ns.IsOpen() {
-			if err := netns.Set(ns); err != nil {
-				result <- err
-				return
-			}
-		}
-		result <- f()
-	}()
-	return <-result
 }
 
 func (h *host) must(err error) {
@@ -75,7 +41,7 @@ func (h *host) must(err error) {
 // sysctl writes below /proc/sys/net, which is that of the thread's namespace.
 func (h *host) sysctl(value string, path ...string) {
 	h.t.Helper()
-	h.must(inThread(h.NsHandle, func() error {
+	h.must(h.Do(func() error {
 		return os.WriteFile(filepath.Join(append([]string{"/proc/sys/net"}, path...)...), []byte(value), 0)
 	}))
 }
@@ -187,7 +153,7 @@ func (l *lab) resolver(t *testing.T, addrs ...string) *Resolver {
 func (l *lab) newResolver(t testing.TB) *Resolver {
 	t.Helper()
 	var r *Resolver
-	err := inThread(l.balancer.NsHandle, func() (err error) {
+	err := l.balancer.Do(func() (err error) {
 		r, err = New()
 		return err
 	})

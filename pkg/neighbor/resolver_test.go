@@ -291,7 +291,7 @@ func TestDeviceChanges(t *testing.T) {
 func TestNoEthernetHeader(t *testing.T) {
 	l := newLab(t)
 	tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun0"}, Mode: netlink.TUNTAP_MODE_TUN}
-	l.balancer.must(inThread(l.balancer.NsHandle, func() error { return netlink.LinkAdd(tun) }))
+	l.balancer.must(l.balancer.Do(func() error { return netlink.LinkAdd(tun) }))
 	l.balancer.up(l.balancer.link("tun0"))
 	l.balancer.addr("tun0", "10.0.3.1/24")
 	r := l.resolver(t, "10.0.3.10")

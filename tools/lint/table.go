@@ -23,14 +23,15 @@ func rules() []rule {
 		{dir: "pkg/config", inModule: []string{"pkg/model"}},
 		{dir: "pkg/health", inModule: []string{"pkg/model"}},
 		{dir: "pkg/neighbor"},
-		{dir: "pkg/dataplane", inModule: []string{"pkg/model", "pkg/forwarding", "pkg/flux"}},
+		{dir: "pkg/xdp", inModule: []string{"pkg/model"}},
+		{dir: "pkg/dataplane", inModule: []string{"pkg/model", "pkg/forwarding", "pkg/flux", "pkg/xdp"}},
 		{dir: "pkg/reconcile", inModule: []string{"pkg/model", "pkg/forwarding", "pkg/flux", "pkg/health", "pkg/neighbor", "pkg/dataplane"}},
 		{dir: "pkg/store", inModule: []string{"pkg/model"}},
 		{dir: "pkg/api", inModule: []string{"pkg/model"}},
 		{dir: "pkg/metrics", inModule: []string{"pkg/model"}},
 		{dir: "pkg/trace", inModule: []string{"pkg/model"}},
 		{dir: "pkg/cli", inModule: []string{"pkg/model", "pkg/api"}},
-		{dir: "pkg/backend", inModule: []string{"pkg/model"}},
+		{dir: "pkg/backend", inModule: []string{"pkg/model", "pkg/xdp"}},
 		{dir: "pkg/announce", inModule: []string{"pkg/model"}},
 		{dir: "pkg/daemon", inModule: []string{"pkg"}},
 		{dir: "cmd", inModule: []string{"pkg"}},
@@ -49,7 +50,7 @@ type owner struct {
 // not listed may be used by every package that is not pure.
 func owners() []owner {
 	return []owner{
-		{"github.com/cilium/ebpf", []string{"pkg/dataplane", "pkg/backend", "test", "tools"}},
+		{"github.com/cilium/ebpf", []string{"pkg/xdp", "pkg/dataplane", "pkg/backend", "test", "tools"}},
 		{"github.com/vishvananda/netlink", []string{"pkg/neighbor", "pkg/backend", "test", "tools"}},
 		{"github.com/vishvananda/netns", []string{"test", "tools"}},
 		{"go.etcd.io/bbolt", []string{"pkg/store"}},
