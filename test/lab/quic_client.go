@@ -20,6 +20,7 @@ type QUICConn struct {
 	host   *Host
 	source netip.Addr
 	paths  []quicPath // the last one is in use
+	path   *quic.Path // of the last migration
 }
 
 // quicPath is a socket with all that quic-go needs for it.
@@ -104,6 +105,11 @@ func (c *QUICConn) Migrate(ctx context.Context) error {
 	}
 	if err := path.Switch(); err != nil {
 		return fmt.Errorf("migrate a QUIC connection: %w", err)
+	}
+	// A path that is left gives its connection ID back: the server issues a few.
+	former := c.path
+	if c.path = path; former != nil {
+		return former.Close()
 	}
 	return nil
 }

@@ -97,6 +97,13 @@ func TestQUICMoves(t *testing.T) {
 				}
 				followed(move.name)
 			}
+			// More often than the server issues connection IDs at once.
+			for range 10 {
+				if err := conn.Migrate(deadline(t)); err != nil {
+					t.Fatal(err)
+				}
+				followed("migrate again")
+			}
 		})
 	}
 }
