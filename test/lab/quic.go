@@ -27,6 +27,9 @@ const (
 	// quicIdle is how long a connection may be silent: for longer than any test,
 	// because there are no keep-alives. Who waits for an answer says how long.
 	quicIdle = 10 * time.Minute
+	// quicHandshake is how long the other side may be silent before that: a busy
+	// machine answers late.
+	quicHandshake = 30 * time.Second
 )
 
 // QUICOptions describe a server of [Host.QUIC].
@@ -65,13 +68,13 @@ func (h *Host) QUIC(o QUICOptions) (*QUICServer, error) {
 	if s.socket, err = h.listenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), o.Port)); err != nil {
 		return fail(err)
 	}
-	s.transport = &quic.Transport{Conn: s.socket}
+	s.transport = &quic.Transport{Conn: s.socket, StatelessResetKey: quicResetKey()}
 	if len(o.ServerID) > 0 {
 		if s.transport.ConnectionIDGenerator, err = newRoutableIDs(o.Config, o.ServerID); err != nil {
 			return fail(errors.Join(err, s.socket.Close()))
 		}
 	}
-	if s.listener, err = s.transport.Listen(security, &quic.Config{MaxIdleTimeout: quicIdle}); err != nil {
+	if s.listener, err = s.transport.Listen(security, &quic.Config{MaxIdleTimeout: quicIdle, HandshakeIdleTimeout: quicHandshake}); err != nil {
 		return fail(errors.Join(err, s.socket.Close()))
 	}
 	s.running.Go(s.accept)
@@ -191,6 +194,11 @@ func (h *Host) listenUDP(address netip.AddrPort) (socket *net.UDPConn, err error
 	})
 	return socket, err
 }
+
+// quicResetKey is the same for all servers, as behind any balancer: one that gets a
+// packet of a connection it does not know tells the client, as TCP does with a
+// reset (RFC 9000, section 10.3). Packets shorter than 42 bytes get no such answer.
+func quicResetKey() *quic.StatelessResetKey { return &quic.StatelessResetKey{'l', 'a', 'b'} }
 
 // quicCertificate is for a name that nobody verifies: which backend answers is
 // part of the answer.

@@ -43,7 +43,7 @@ func (h *Host) DialQUIC(ctx context.Context, target netip.AddrPort, source netip
 	if err != nil {
 		return nil, fmt.Errorf("on %s: dial %s: %w", h.Name, target, err)
 	}
-	config := &quic.Config{MaxIdleTimeout: quicIdle, Versions: []quic.Version{quic.Version1}}
+	config := &quic.Config{MaxIdleTimeout: quicIdle, HandshakeIdleTimeout: quicHandshake, Versions: []quic.Version{quic.Version1}}
 	if v2 {
 		config.Versions[0] = quic.Version2
 	}
@@ -140,7 +140,8 @@ func (c *QUICConn) Ask(number uint64, patience time.Duration) (QUICAnswer, error
 	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return QUICAnswer{}, err
 	}
-	if _, err := fmt.Fprintf(c, "%d\n", number); err != nil {
+	// As long as it takes to be told by a server that does not know the connection.
+	if _, err := fmt.Fprintf(c, "%32d\n", number); err != nil {
 		return QUICAnswer{}, err
 	}
 	var answer QUICAnswer

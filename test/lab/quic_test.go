@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/steelyard-lb/steelyard/test/lab"
 )
 
@@ -108,8 +110,8 @@ func TestQUICMoves(t *testing.T) {
 	}
 }
 
-// TestQUICNoticesBreaks has a connection whose packets come to nobody, and one
-// whose packets come to another server, which does not know it.
+// TestQUICNoticesBreaks has connections whose packets come to another server, which
+// does not know them, or to nobody.
 func TestQUICNoticesBreaks(t *testing.T) {
 	l := lab.Start(t, lab.Options{Backends: 2})
 	startQUIC(t, l.Backends[0])
@@ -131,13 +133,20 @@ func TestQUICNoticesBreaks(t *testing.T) {
 		t.Fatalf("%+v, %v", answer, err)
 	}
 	route(l.Backends[1])
-	if answer, err := conn.Ask(2, quicSilence); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("asked a server that does not know the connection: %+v, %v; want no answer", answer, err)
+	var reset *quic.StatelessResetError
+	if answer, err := conn.Ask(2, quicPatience); !errors.As(err, &reset) {
+		t.Errorf("asked a server that does not know the connection: %+v, %v; want a stateless reset", answer, err)
 	}
-	// What broke it was where its packets went.
+	// What broke it is where its packets went.
 	other := dialQUIC(t, l.Client, mustVIP(), netip.Addr{}, false)
 	if answer, err := other.Ask(1, quicPatience); err != nil || answer.Server != l.Backends[1].Name {
 		t.Errorf("%+v, %v", answer, err)
+	}
+	if _, err := l.Router.Run("ip", "route", "replace", "blackhole", mustVIP().String()+"/32"); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := other.Ask(2, quicSilence); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("asked nobody: %+v, %v", answer, err)
 	}
 }
 
