@@ -24,12 +24,24 @@ func TestChurn(t *testing.T) {
 	t.Logf("%s=%d", seedVariable, seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	turmoil := scenario{pool: 5, idleTimeout: 5 * time.Second, disturb: func(s *site) {
-		s.cli(append([]string{"pool", "add", "other"}, s.addresses(6, backends)...)...)
-		for range size().churn {
+		s.addPool("other", 6, backends)
+		for range s.size().churn {
 			churn(s, random)
 		}
 	}}
-	turmoil.run(t, "random-churn", path{mode: "dsr-l2"})
+	for _, p := range churnPaths() {
+		name := "random-churn" + p.suffix()
+		t.Run(name, func(t *testing.T) { turmoil.run(t, name, p) })
+	}
+}
+
+// churnPaths are few in the short form.
+func churnPaths() []path {
+	paths := []path{{mode: "dsr-l2"}}
+	if full() {
+		paths = append(paths, path{mode: "dsr-gue", transport: quic}, path{mode: "dsr-ipip", ipv6: true, transport: roaming})
+	}
+	return paths
 }
 
 // churn takes one step. A command that the state does not allow, such as to add
@@ -40,10 +52,11 @@ func churn(s *site, random *rand.Rand) {
 	if random.IntN(3) == 0 {
 		pool, untouched = "other", 7
 	}
-	backend := s.address(untouched + 1 + random.IntN(backends-untouched))
+	n := untouched + 1 + random.IntN(backends-untouched)
+	backend := s.address(n)
 	steps := [][]string{
-		{"backend", "add", pool, backend},
-		{"backend", "add", pool, backend},
+		s.adding(pool, n),
+		s.adding(pool, n),
 		{"backend", "drain", pool, backend},
 		{"backend", "drain", pool, backend},
 		{"backend", "enable", pool, backend},

@@ -44,17 +44,22 @@ const (
 	visit = 5
 )
 
+// stay is how many records a roaming client exchanges before it moves.
+func (k kind) stay() uint64 {
+	return map[kind]uint64{talker: 5, download: 20, idler: 1, visitor: 2}[k]
+}
+
 // A connection begins with one byte, its kind. Then the client sends records,
 // and the server answers each with one of its own; to a download it sends them
 // unasked, padded. All numbers are big endian.
 const (
-	askSize    = 8       // the record's number, from 0
+	askSize    = 32      // the record's number, from 0, and what makes it long enough for a stateless reset
 	answerSize = 16      // the record's number; the server's
 	paddedSize = 1 << 10 // of a download
 	noServer   = 0       // servers count from 1
 )
 
-// server answers connections to one port of a backend.
+// server answers TCP connections to one port of a backend.
 type server struct {
 	host   *lab.Host
 	port   uint16
@@ -153,6 +158,7 @@ func answer(conn net.Conn, number uint64) {
 type connection struct {
 	kind   kind
 	source netip.Addr
+	v2     bool // QUIC version 2
 	opened time.Time
 
 	records atomic.Uint64 // that came in
@@ -175,12 +181,14 @@ func (c *connection) broken() bool { return c.err != nil }
 
 // run holds the connection until the load stops, or it breaks.
 func (c *connection) run(ctx context.Context, l *load) error {
-	conn, err := l.dial(ctx, c.source)
+	conn, err := l.dial(ctx, c)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	c.local = conn.LocalAddr()
+	defer func() {
+		c.local = conn.LocalAddr()
+		conn.Close()
+	}()
 	if _, err := conn.Write([]byte{byte(c.kind)}); err != nil {
 		return err
 	}
@@ -198,7 +206,10 @@ func (c *connection) run(ctx context.Context, l *load) error {
 func (c *connection) receive(l *load, conn net.Conn) error {
 	record := make([]byte, paddedSize)
 	for number := uint64(0); ; number++ {
-		if err := c.read(conn, record, number); err != nil {
+		if err := c.roam(l, conn, number); err != nil {
+			return err
+		}
+		if err := c.read(l, conn, record, number); err != nil {
 			return err
 		}
 		select {
@@ -213,14 +224,17 @@ func (c *connection) receive(l *load, conn net.Conn) error {
 func (c *connection) talk(l *load, conn net.Conn, every time.Duration) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	record := make([]byte, answerSize)
+	record := make([]byte, askSize)
 	wake := l.wake
 	for number := uint64(0); c.kind != visitor || number < visit; number++ {
+		if err := c.roam(l, conn, number); err != nil {
+			return err
+		}
 		binary.BigEndian.PutUint64(record, number)
 		if _, err := conn.Write(record[:askSize]); err != nil { // into the socket's buffer
 			return err
 		}
-		if err := c.read(conn, record, number); err != nil {
+		if err := c.read(l, conn, record[:answerSize], number); err != nil {
 			return err
 		}
 		select {
@@ -231,10 +245,10 @@ func (c *connection) talk(l *load, conn net.Conn, every time.Duration) error {
 		case <-tick.C:
 		}
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		return err
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(stall)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(l.stall)); err != nil {
 		return err
 	}
 	if n, err := conn.Read(record); n != 0 || err != io.EOF {
@@ -243,9 +257,24 @@ func (c *connection) talk(l *load, conn net.Conn, every time.Duration) error {
 	return nil
 }
 
+// roam moves the client when it is time: to another port without its knowledge, or,
+// because nothing would come from there, a download's by its own will.
+func (c *connection) roam(l *load, conn net.Conn, number uint64) error {
+	if l.transport != roaming || number == 0 || number%c.kind.stay() != 0 {
+		return nil
+	}
+	client := conn.(*lab.QUICConn)
+	if c.kind != download {
+		return client.Rebind()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), l.stall)
+	defer cancel()
+	return client.Migrate(ctx)
+}
+
 // read gets the record of that number, from the server that sent the first.
-func (c *connection) read(conn net.Conn, record []byte, number uint64) error {
-	if err := conn.SetReadDeadline(time.Now().Add(stall)); err != nil {
+func (c *connection) read(l *load, conn net.Conn, record []byte, number uint64) error {
+	if err := conn.SetReadDeadline(time.Now().Add(l.stall)); err != nil {
 		return err
 	}
 	if _, err := io.ReadFull(conn, record); err != nil {

@@ -21,10 +21,12 @@ const (
 
 // load is many connections from the client to one VIP.
 type load struct {
-	t       *testing.T
-	client  *lab.Host
-	target  netip.AddrPort
-	silence time.Duration // of an idler
+	t         *testing.T
+	client    *lab.Host
+	target    netip.AddrPort
+	transport transport
+	silence   time.Duration // of an idler
+	stall     time.Duration // how long a record may take
 
 	stop    chan struct{} // closed when all connections are to end
 	wake    chan struct{} // closed when the idlers are to speak
@@ -36,9 +38,9 @@ type load struct {
 }
 
 // newLoad has no connections yet. Idlers speak within the VIP's idle timeout.
-func newLoad(t *testing.T, client *lab.Host, target netip.AddrPort, idleTimeout time.Duration) *load {
+func newLoad(t *testing.T, client *lab.Host, target netip.AddrPort, kind transport, idleTimeout time.Duration) *load {
 	l := &load{
-		t: t, client: client, target: target, silence: idleTimeout * 2 / 3,
+		t: t, client: client, target: target, transport: kind, silence: idleTimeout * 2 / 3, stall: stall,
 		stop: make(chan struct{}), wake: make(chan struct{}), dialing: make(chan struct{}, dialers),
 	}
 	t.Cleanup(l.end)
@@ -48,7 +50,8 @@ func newLoad(t *testing.T, client *lab.Host, target netip.AddrPort, idleTimeout 
 // begin opens a connection in the background.
 func (l *load) begin(k kind) {
 	l.mu.Lock()
-	c := &connection{kind: k, source: l.source(len(l.connections)), done: make(chan struct{})}
+	number := len(l.connections)
+	c := &connection{kind: k, source: l.source(number), v2: number%2 == 1, done: make(chan struct{})}
 	l.connections = append(l.connections, c)
 	l.mu.Unlock()
 	l.running.Go(func() {
@@ -67,12 +70,15 @@ func (l *load) source(i int) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("2001:db8:113::%d", 1+i%254))
 }
 
-func (l *load) dial(ctx context.Context, source netip.Addr) (net.Conn, error) {
+func (l *load) dial(ctx context.Context, c *connection) (net.Conn, error) {
 	l.dialing <- struct{}{}
 	defer func() { <-l.dialing }()
 	ctx, cancel := context.WithTimeout(ctx, stall)
 	defer cancel()
-	return l.client.Dial(ctx, "tcp", l.target.String(), source)
+	if l.transport == tcp {
+		return l.client.Dial(ctx, "tcp", l.target.String(), c.source)
+	}
+	return l.client.DialQUIC(ctx, l.target, c.source, c.v2)
 }
 
 // open opens n connections, a fifth of them idlers, and returns when each has

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,42 +18,62 @@ type scenario struct {
 	pool int
 	// idleTimeout of the VIPs; 0 means [longIdleTimeout].
 	idleTimeout time.Duration
-	// both says that it runs with encapsulation over IPv6 too.
-	both    bool
+	// also are the paths besides TCP over dsr-l2 that the short form takes.
+	also []path
+	// ipv4 says that it is for IPv4 alone.
+	ipv4    bool
 	disturb func(*site)
 }
 
 func scenarios() []scenario {
-	times := strconv.Itoa(size().repetitions)
+	times := strconv.Itoa(tcp.size().repetitions)
+	var (
+		ipip6   = path{mode: "dsr-ipip", ipv6: true}
+		gue     = path{mode: "dsr-gue"}
+		onQUIC  = path{mode: "dsr-ipip", transport: quic}
+		onQUIC6 = path{mode: "dsr-gue", ipv6: true, transport: quic}
+		roams   = path{mode: "dsr-gue", transport: roaming}
+		roams6  = path{mode: "dsr-ipip", ipv6: true, transport: roaming}
+	)
 	return []scenario{
-		{name: "add-5-backends", pool: 5, both: true, disturb: addBackends},
-		{name: "drain-5-backends", pool: 10, both: true, disturb: drainBackends},
+		{name: "add-5-backends", pool: 5, also: []path{ipip6}, disturb: addBackends},
+		{name: "drain-5-backends", pool: 10, also: []path{ipip6, onQUIC, roams}, disturb: drainBackends},
 		{name: "drain-a-newcomer", pool: 5, disturb: drainNewcomer},
 		{name: "change-weights", pool: 10, disturb: changeWeights},
-		{name: "flap-check-" + times, pool: 10, disturb: flapCheck},
-		{name: "replace-all-one-by-one", pool: 5, both: true, disturb: replaceAll},
-		{name: "move-vip-to-another-pool", pool: 5, disturb: moveVIP},
+		{name: "flap-check-" + times, pool: 10, also: []path{onQUIC}, disturb: flapCheck},
+		{name: "replace-all-one-by-one", pool: 5, also: []path{ipip6, gue, roams6}, disturb: replaceAll},
+		{name: "move-vip-to-another-pool", pool: 5, also: []path{roams}, disturb: moveVIP},
 		{name: "blue-green-and-back", pool: 5, disturb: blueGreen},
 		{name: "change-table-size", pool: 10, disturb: changeTableSize},
 		{name: "restart-daemon-" + times, pool: 10, disturb: restartDaemon},
-		{name: "kill-9-daemon-" + times, pool: 10, disturb: killDaemon},
-		{name: "upgrade", pool: 10, disturb: upgrade},
+		{name: "kill-9-daemon-" + times, pool: 10, also: []path{onQUIC6}, disturb: killDaemon},
+		{name: "upgrade", pool: 10, also: []path{onQUIC}, disturb: upgrade},
 		{name: "change-limits", pool: 10, disturb: changeLimits},
-		{name: "syn-flood-during-drain", pool: 10, disturb: floodDuringDrain},
+		{name: "syn-flood-during-drain", pool: 10, ipv4: true, disturb: floodDuringDrain},
 	}
+}
+
+// paths are where a scenario runs: in the long form, every mode, family and transport.
+func (sc scenario) paths() []path {
+	paths := []path{{mode: "dsr-l2"}}
+	if !full() {
+		return append(paths, sc.also...)
+	}
+	paths = append(paths,
+		path{mode: "dsr-ipip", ipv6: true},
+		path{mode: "dsr-gue"},
+		path{mode: "dsr-ipip", transport: quic},
+		path{mode: "dsr-gue", ipv6: true, transport: quic},
+		path{mode: "dsr-ipip", ipv6: true, transport: roaming},
+		path{mode: "dsr-gue", transport: roaming},
+	)
+	return slices.DeleteFunc(paths, func(p path) bool { return sc.ipv4 && p.ipv6 })
 }
 
 func TestScenarios(t *testing.T) {
 	for _, sc := range scenarios() {
-		paths := []path{{mode: "dsr-l2"}}
-		if sc.both {
-			paths = append(paths, path{mode: "dsr-ipip", ipv6: true})
-		}
-		for _, p := range paths {
-			name := sc.name
-			if p.ipv6 {
-				name += "-" + p.mode + "-v6"
-			}
+		for _, p := range sc.paths() {
+			name := sc.name + p.suffix()
 			t.Run(name, func(t *testing.T) { sc.run(t, name, p) })
 		}
 	}
@@ -60,8 +81,8 @@ func TestScenarios(t *testing.T) {
 
 func (sc scenario) run(t *testing.T, name string, p path) {
 	s := newSite(t, p, sc.pool, cmp.Or(sc.idleTimeout, longIdleTimeout))
-	s.web.open(size().connections)
-	s.control.open(size().control)
+	s.web.open(s.size().connections)
+	s.control.open(s.size().control)
 	s.web.welcome()
 	sc.disturb(s)
 	connections, broken := s.web.finish()
@@ -78,7 +99,7 @@ func (sc scenario) run(t *testing.T, name string, p path) {
 
 func addBackends(s *site) {
 	for n := 6; n <= backends; n++ {
-		s.step("backend", "add", "web", s.address(n))
+		s.step(s.adding("web", n)...)
 	}
 }
 
@@ -92,8 +113,8 @@ func drainBackends(s *site) {
 // knows their connections, and it may not have been swept since they began.
 func drainNewcomer(s *site) {
 	for n := 6; n <= backends; n++ {
-		s.step("backend", "add", "web", s.address(n))
-		s.web.open(size().connections / 10)
+		s.step(s.adding("web", n)...)
+		s.web.open(s.size().connections / 10)
 		s.cli("backend", "drain", "web", s.address(n))
 		if n%2 == 0 {
 			s.restart()
@@ -117,7 +138,7 @@ func flapCheck(s *site) {
 	for n := range backends {
 		s.waitHealth(n+1, "up")
 	}
-	for range size().repetitions {
+	for range s.size().repetitions {
 		s.note("the check of backend1 fails")
 		s.checked[0].refuse()
 		s.waitHealth(1, "down")
@@ -131,7 +152,7 @@ func flapCheck(s *site) {
 
 func replaceAll(s *site) {
 	for n := 1; n <= 5; n++ {
-		s.step("backend", "add", "web", s.address(n+5))
+		s.step(s.adding("web", n+5)...)
 		s.step("backend", "drain", "web", s.address(n))
 	}
 }
@@ -139,7 +160,7 @@ func replaceAll(s *site) {
 // moveVIP moves to another pool and back before the first move has settled,
 // while backends of both pools come and go.
 func moveVIP(s *site) {
-	s.cli(append([]string{"pool", "add", "other"}, s.addresses(6, backends)...)...)
+	s.addPool("other", 6, backends)
 	for _, pool := range []string{"other", "web"} {
 		for _, vip := range []string{"web", "control"} {
 			s.cli("vip", "set", vip, "--pool", pool)
@@ -154,10 +175,10 @@ func moveVIP(s *site) {
 // blueGreen moves to another pool, thinks better of it after some connections
 // have begun there, and cleans that pool away at once.
 func blueGreen(s *site) {
-	s.cli(append([]string{"pool", "add", "green"}, s.addresses(6, backends)...)...)
+	s.addPool("green", 6, backends)
 	s.cli("vip", "set", "control", "--pool", "green")
 	s.step("vip", "set", "web", "--pool", "green")
-	s.web.open(size().connections / 4)
+	s.web.open(s.size().connections / 4)
 	s.cli("vip", "set", "control", "--pool", "web")
 	s.step("vip", "set", "web", "--pool", "web")
 	s.step("backend", "remove", "green", s.address(6), s.address(7))
@@ -176,7 +197,7 @@ func changeTableSize(s *site) {
 // restartDaemon restarts while slots are in flux, with changes in between.
 func restartDaemon(s *site) {
 	s.step("backend", "drain", "web", s.address(1))
-	for i := range size().repetitions {
+	for i := range s.size().repetitions {
 		s.restart()
 		s.step("backend", []string{"drain", "enable"}[i%2], "web", s.address(2))
 	}
@@ -185,7 +206,7 @@ func restartDaemon(s *site) {
 // killDaemon kills in the middle of changes.
 func killDaemon(s *site) {
 	s.step("backend", "drain", "web", s.address(1))
-	for i := range size().repetitions {
+	for i := range s.size().repetitions {
 		s.crash("backend", []string{"drain", "enable"}[i%2], "web", s.address(2), s.address(3))
 		s.talked()
 	}
@@ -224,8 +245,8 @@ func changeLimits(s *site) {
 // that began during it and are known to the flow table alone.
 func floodDuringDrain(s *site) {
 	s.step("backend", "drain", "web", s.address(6), s.address(7), s.address(8))
-	s.web.open(size().connections / 4)
-	s.flood(size().flood)
+	s.web.open(s.size().connections / 4)
+	s.flood(s.size().flood)
 	s.step("backend", "drain", "web", s.address(9), s.address(10))
 	s.step("backend", "enable", "web", s.address(6), s.address(7))
 	if flows := s.status().Flows; flows.Evicted == 0 || flows.EvictedConnections != 0 {

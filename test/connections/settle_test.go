@@ -10,8 +10,22 @@ import (
 // the idle timeout, so that slots settle under them. When all have ended,
 // nothing is in flux and nothing is remembered.
 func TestEverythingSettles(t *testing.T) {
-	s := newSite(t, path{mode: "dsr-l2"}, 10, 2*time.Second)
-	s.web.open(size().connections)
+	for _, p := range settlePaths() {
+		t.Run(p.mode+"-"+p.transport.String(), func(t *testing.T) { everythingSettles(t, p) })
+	}
+}
+
+func settlePaths() []path {
+	paths := []path{{mode: "dsr-l2"}}
+	if full() {
+		paths = append(paths, path{mode: "dsr-gue", transport: quic})
+	}
+	return paths
+}
+
+func everythingSettles(t *testing.T, p path) {
+	s := newSite(t, p, 10, 2*time.Second)
+	s.web.open(s.size().connections)
 	s.web.welcome()
 	for round := range 3 {
 		for n := 6; n <= backends; n++ {
@@ -44,17 +58,23 @@ func (s *site) waitSettled() {
 // TestSettledTableStaysEmpty floods slots that are settled: nothing is
 // remembered. The same flood on slots in flux is.
 func TestSettledTableStaysEmpty(t *testing.T) {
-	s := newSite(t, path{mode: "dsr-l2"}, 10, 2*time.Second)
+	for _, p := range settlePaths() {
+		t.Run(p.mode+"-"+p.transport.String(), func(t *testing.T) { settledTableStaysEmpty(t, p) })
+	}
+}
+
+func settledTableStaysEmpty(t *testing.T, p path) {
+	s := newSite(t, p, 10, 2*time.Second)
 	s.waitSettled()
 	before := s.status()
-	s.flood(size().settled)
+	s.flood(s.size().settled)
 	after := s.status()
 	if after.Flows.Live != 0 || after.Flows.Remembered != before.Flows.Remembered {
-		t.Errorf("after %d SYNs on settled slots, %d flows are in the table and %d were remembered",
-			size().settled, after.Flows.Live, after.Flows.Remembered-before.Flows.Remembered)
+		t.Errorf("after %d openers on settled slots, %d flows are in the table and %d were remembered",
+			s.size().settled, after.Flows.Live, after.Flows.Remembered-before.Flows.Remembered)
 	}
 	s.cli("backend", "drain", "web", s.address(1))
-	s.flood(size().settled / 10)
+	s.flood(s.size().settled / 10)
 	s.wait("flows on slots in flux are remembered", func(now status) error {
 		if now.Flows.Remembered == before.Flows.Remembered {
 			return fmt.Errorf("%d flows", now.Flows.Remembered)

@@ -32,12 +32,6 @@ const (
 	shown = 20
 )
 
-// path is a forwarding mode in a family.
-type path struct {
-	mode string
-	ipv6 bool
-}
-
 // site is a lab with a balancer that runs, its backends and the load on it.
 type site struct {
 	*lab.Lab
@@ -92,11 +86,10 @@ func newSite(t *testing.T, p path, pool int, idleTimeout time.Duration) *site {
 	web, control := s.vip(10), s.vip(11)
 	s.serve(web.Addr(), control.Addr())
 	s.start()
-	s.cli(append([]string{"pool", "add", "web"}, s.addresses(1, pool)...)...)
+	s.addPool("web", 1, pool)
 	for name, vip := range map[string]netip.AddrPort{"web": web, "control": control} {
-		tracking := map[string]string{"web": "flux", "control": "none"}[name]
-		s.cli("vip", "add", name, vip.String(), "--mode", p.mode, "--pool", "web",
-			"--tracking", tracking, "--idle-timeout", idleTimeout.String())
+		s.cli(append([]string{"vip", "add", name, vip.String(), "--mode", p.mode, "--pool", "web",
+			"--idle-timeout", idleTimeout.String()}, p.transport.vip(name)...)...)
 	}
 	s.wait("every backend is reachable", func(status status) error {
 		for _, b := range status.pool("web").Backends {
@@ -106,8 +99,9 @@ func newSite(t *testing.T, p path, pool int, idleTimeout time.Duration) *site {
 		}
 		return nil
 	})
-	s.web = newLoad(t, s.Client, web, idleTimeout)
-	s.control = newLoad(t, s.Client, control, idleTimeout)
+	s.web = newLoad(t, s.Client, web, p.transport, idleTimeout)
+	s.control = newLoad(t, s.Client, control, p.transport, idleTimeout)
+	s.control.stall = controlStall
 	return s
 }
 
@@ -134,7 +128,7 @@ func (s *site) vip(i int) netip.AddrPort {
 	return netip.AddrPortFrom(v4, vipPort)
 }
 
-// address is that of the n-th backend, from 1, and addresses those of several.
+// address is that of the n-th backend, from 1.
 func (s *site) address(n int) string {
 	if s.path.ipv6 {
 		return s.Backends[n-1].V6.String()
@@ -142,13 +136,29 @@ func (s *site) address(n int) string {
 	return s.Backends[n-1].V4.String()
 }
 
-func (s *site) addresses(first, last int) []string {
-	var all []string
-	for n := first; n <= last; n++ {
-		all = append(all, s.address(n))
+// serverID names the n-th backend in connection IDs.
+func serverID(n int) []byte { return []byte{0xc4, 0x60, byte(n)} }
+
+// adding is the command that adds the n-th backend to a pool.
+func (s *site) adding(pool string, n int) []string {
+	add := []string{"backend", "add", pool, s.address(n)}
+	if s.path.transport == roaming {
+		add = append(add, "--server-id", fmt.Sprintf("0:%x", serverID(n)))
 	}
-	return all
+	return add
 }
+
+// addPool makes a pool of some of the backends.
+func (s *site) addPool(name string, first, last int) {
+	s.t.Helper()
+	s.cli("pool", "add", name)
+	for n := first; n <= last; n++ {
+		s.cli(s.adding(name, n)...)
+	}
+}
+
+// size is how much of everything there is.
+func (s *site) size() form { return s.path.transport.size() }
 
 // serve makes every backend answer for the VIPs.
 func (s *site) serve(vips ...netip.Addr) {
@@ -165,9 +175,32 @@ func (s *site) serve(vips ...netip.Addr) {
 		} else if _, err := b.BackendHelper(s.t.Context(), s.binary, vips, []netip.Addr{balancer}); err != nil {
 			s.t.Fatal(err)
 		}
-		newServer(s.t, b, vipPort, func(conn net.Conn) { answer(conn, uint64(i+1)) })
+		s.answer(b, i+1)
 		s.checked = append(s.checked, newServer(s.t, b, checkPort, func(net.Conn) {}))
 	}
+}
+
+// answer starts the n-th backend's server of the path's transport.
+func (s *site) answer(b *lab.Host, n int) {
+	s.t.Helper()
+	handle := func(conn net.Conn) { answer(conn, uint64(n)) }
+	if s.path.transport == tcp {
+		newServer(s.t, b, vipPort, handle)
+		return
+	}
+	o := lab.QUICOptions{Port: vipPort, Handle: handle}
+	if s.path.transport == roaming {
+		o.ServerID = serverID(n)
+	}
+	server, err := b.QUIC(o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if err := server.Stop(); err != nil {
+			s.t.Errorf("stop the QUIC server of %s: %v", b.Name, err)
+		}
+	})
 }
 
 // start starts the daemon and returns when it answers.
@@ -234,15 +267,15 @@ func (s *site) try(args ...string) {
 	}
 }
 
-// flood sends SYNs to VIP "web" and returns when most of them have come in.
+// flood sends openers to VIP "web" and returns when most of them have come in.
 func (s *site) flood(n int) {
 	s.t.Helper()
-	s.note("flood of %d SYNs", n)
+	s.note("flood of %d openers", n)
 	before := s.status().openers("web")
-	flood(s.t, s.Lab, s.web.target, n)
+	flood(s.t, s.Lab, s.web.target, s.path.transport, n)
 	s.wait("the flood has come in", func(now status) error {
 		if came := now.openers("web") - before; came < uint64(n)*9/10 {
-			return fmt.Errorf("%d of %d SYNs came", came, n)
+			return fmt.Errorf("%d of %d came", came, n)
 		}
 		return nil
 	})
@@ -298,7 +331,7 @@ func (s status) pool(name string) poolStatus {
 	return s.Pools[i]
 }
 
-// openers is how many SYNs came to a VIP.
+// openers is how many of them came to a VIP.
 func (s status) openers(vip string) uint64 {
 	for _, v := range s.VIPs {
 		if v.Name == vip {

@@ -1,7 +1,8 @@
 // Package lab builds small networks of namespaces, with a client, a router, a
 // switch, a balancer and backends in them, for the end-to-end tests and for the
 // demonstration. Everything is real: veth pairs, a bridge, the kernel's
-// forwarding, nginx. Nothing outside of the lab's own namespaces is configured.
+// forwarding, nginx, QUIC clients that move. Nothing outside of the lab's own
+// namespaces is configured.
 //
 // One interface at the balancer (a "one-armed" balancer):
 //

@@ -18,6 +18,7 @@ func rules() []rule {
 	return []rule{
 		{dir: "pkg/model", pure: pure},
 		{dir: "pkg/maglev", pure: pure},
+		{dir: "pkg/quiclb", pure: pure},
 		{dir: "pkg/forwarding", inModule: []string{"pkg/model", "pkg/maglev"}, pure: pure},
 		{dir: "pkg/flux", inModule: []string{"pkg/forwarding"}, pure: pure},
 		{dir: "pkg/config", inModule: []string{"pkg/model"}},
@@ -55,5 +56,6 @@ func owners() []owner {
 		{"github.com/vishvananda/netns", []string{"test", "tools"}},
 		{"go.etcd.io/bbolt", []string{"pkg/store"}},
 		{"github.com/spf13/cobra", []string{"pkg/cli", "cmd"}},
+		{"github.com/quic-go/quic-go", []string{"test", "tools"}},
 	}
 }
