@@ -70,7 +70,7 @@ func (r *runner) run(ctx context.Context, lines []string) error {
 	kernels := make([]kernel, len(lines))
 	for i, line := range lines {
 		if kernels[i], err = (debian{r.cache}).kernel(ctx, line); err != nil {
-			return fmt.Errorf("Linux %s: %w", line, err)
+			return fmt.Errorf("get Linux %s: %w", line, err)
 		}
 	}
 	if err := r.prove(ctx, kernels[0]); err != nil {
