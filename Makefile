@@ -23,7 +23,7 @@ GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X m
 LAB = go run $(AS_ROOT) ./tools/lab
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections build-next demo demo-shell demo-down bench sim clean install setup setup-lab
+	test-connections test-kernels build-next demo demo-shell demo-down bench sim clean install setup setup-lab setup-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test-connections: export STEELYARD_CONNECTIONS = full
 test-connections: setup build build-next ## check that nothing breaks thousands of connections
 	go test -count 1 -timeout 30m -v $(AS_ROOT) ./test/connections
 
+test-kernels: setup setup-kernels build ## run tests on Linux 6.1 and 6.12, in virtual machines
+	@go run ./tools/kernels $(filter -v,$(GOTESTFLAGS)) $(KERNELS)
+
 lint: setup ## check format, imports, lengths, and what vet and staticcheck know
 	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \
 		echo "not formatted, run 'make fmt':" $$unformatted >&2; exit 1; fi
@@ -88,6 +91,9 @@ setup: ## install what building and testing need (Debian 12)
 
 setup-lab: ## install what the demo needs (Debian 12)
 	@tools/setup.sh lab
+
+setup-kernels: ## install what virtual machines of other kernels need (Debian 12)
+	@tools/setup.sh kernels
 
 install: ## install binary, configuration and units; see PREFIX and DESTDIR
 	@test -x bin/steelyard || { echo "build first: make build" >&2; exit 1; }

@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what the project needs on Debian 12, and nothing that is there already.
 #
-#   tools/setup.sh lab    what a lab of network namespaces needs
-#   tools/setup.sh dev    that, and what building, generating and testing need
+#   tools/setup.sh lab        what a lab of network namespaces needs
+#   tools/setup.sh dev        that, and what building, generating and testing need
+#   tools/setup.sh kernels    what virtual machines of other kernels need
 #
 # Services that packages bring along (nginx, prometheus) are neither started nor
 # enabled: only their programs are used.
@@ -11,12 +12,14 @@ set -eu
 lab="iproute2 ethtool nginx-light curl iputils-ping procps jq"
 dev="$lab git gcc libc6-dev clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev
 	bpftool protobuf-compiler prometheus tcpdump iperf3"
+kernels="iproute2 ethtool nginx-light qemu-system-x86 xz-utils"
 
 case "${1-}" in
+kernels) wanted=$kernels ;;
 lab) wanted=$lab ;;
 dev) wanted=$dev ;;
 *)
-	echo "usage: tools/setup.sh lab|dev" >&2
+	echo "usage: tools/setup.sh lab|dev|kernels" >&2
 	exit 2
 	;;
 esac

@@ -155,6 +155,10 @@ func (h *Host) devices() ([]netlink.Link, error) {
 	var veths []netlink.Link
 	err := h.Do(func() error {
 		links, err := netlink.LinkList()
+		// Changes while the kernel was listing are no news: devices come up.
+		for errors.Is(err, netlink.ErrDumpInterrupted) {
+			links, err = netlink.LinkList()
+		}
 		if err != nil {
 			return fmt.Errorf("on %s: list devices: %w", h.Name, err)
 		}

@@ -154,7 +154,9 @@ func (l *Lab) makeLinks() error {
 	for _, b := range l.Backends {
 		veth(b, "eth0", 2, l.MTU, l.Switch)
 	}
-	if err := ipBatch(nil, batch); err != nil {
+	// Kernels such as 6.1 and 6.12 want an index to be free where the command is
+	// run as well, so it is not run where the machine's own devices are.
+	if err := ipBatch(l.Switch, batch); err != nil {
 		return err
 	}
 	batch = []string{"link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0"}
