@@ -121,8 +121,10 @@ func wrongSumRow(s service, mode string, in, out packet) row {
 	frame := sent.bytes()
 	inner := len(frame) - len(sent.ip())
 	r.in, r.out = spoil(r.in, in.l4()+16, off), spoil(frame, inner+sent.l4()-sent.l3()+16, off)
-	// The checksum outside follows from that inside (local checksum offload), and is
-	// wrong as well: nobody takes this for a good packet.
+	if sent.gue != nil && sent.gue.summed {
+		// It is among what the checksum outside is over.
+		r.out = spoil(r.out, inner-headerGUE+6, ^uint16(off))
+	}
 	r.rough = true
 	return r
 }
