@@ -43,15 +43,17 @@ enum flow_fact {
 	FACT_CLOSER = 2,
 	FACT_TRACKS = 4,
 	FACT_OPENERS = 8,
-	FACT_PEEK = 16,    /* about the flow, not of it: an ICMP error */
+	FACT_PEEK = 16,    /* no packet that tells its flow: an ICMP error, an early fragment */
 	FACT_HALFWAY = 32, /* openers come again while a connection is made: QUIC */
 	FACT_VIP_SHIFT = 16,
 };
 
 step u32 flow_facts(const struct vip_entry *vip, const struct packet *pkt)
 {
+	bool peek = pkt->quoted || pkt->fragment == LATER_FRAGMENT;
+
 	return (u32)vip->vip << FACT_VIP_SHIFT | (pkt->opener ? FACT_OPENER : 0) |
-	       (pkt->closer ? FACT_CLOSER : 0) | (pkt->quoted ? FACT_PEEK : 0) |
+	       (pkt->closer ? FACT_CLOSER : 0) | (peek ? FACT_PEEK : 0) |
 	       (vip->flags & VIP_TRACKS ? FACT_TRACKS : 0) |
 	       (vip->flags & VIP_OPENERS ? FACT_OPENERS : 0) |
 	       (vip->flags & VIP_QUIC ? FACT_HALFWAY : 0);

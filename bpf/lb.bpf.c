@@ -28,7 +28,7 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 	route->vip = vip->vip;
 	route->mode = vip->mode;
 	route->backend = choose_backend(ctx, pool, vip, pkt);
-	if (pkt->fragment)
+	if (pkt->fragment && !pkt->quoted)
 		keep_together(pkt, route, vip->flags & VIP_HASHES_FRAGMENTS);
 	return TX_FORWARDED;
 }

@@ -253,6 +253,22 @@ func (l *lab) countersBefore(r row) (Counters, error) {
 	return l.Counters()
 }
 
+// count is how many packets have left for a reason.
+func (p *Plane) count(t testing.TB, reason string) uint64 {
+	t.Helper()
+	c, err := p.Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range c.Reasons {
+		if r.Name == reason {
+			return r.Packets
+		}
+	}
+	t.Fatalf("no reason is called %q", reason)
+	return 0
+}
+
 // checkVerdict holds a verdict against the prefix of a reason.
 func checkVerdict(verdict uint32, reason string) error {
 	prefix, _, _ := strings.Cut(reason, "_")

@@ -103,7 +103,7 @@ func clampRows(l *lab, f family) []row {
 		out.extensions, out.options = in.extensions, in.options
 		becomes("behind options of ip", in, out)
 		becomes("not of udp", f.packet(udp{from: 9, to: port, data: mss(1460)}), f.packet(udp{from: 9, to: port, data: mss(1460)}))
-		rows = append(rows, wrongSumRow(s, mode, in, out))
+		rows = append(rows, wrongSumRow(s, mode, syn(mss(1460)), syn(mss(grantedMSS))))
 	}
 	in := f.packet(tcp{from: 40000, to: portL2, flags: flagSYN, options: mss(1460)})
 	return append(rows, l.at(f, portL2).forwards("mss/of a VIP that grants any", in))

@@ -34,7 +34,7 @@ func (p *Plane) planServerIDs(v *vip, next *planned) {
 	for _, b := range pool.Backends {
 		for _, id := range b.ServerIDs {
 			shift := serverIDBits * id.Config
-			v.serverIDs = v.serverIDs&^(1<<serverIDBits-1<<shift) | uint32(len(id.ID))<<shift
+			v.serverIDs = v.serverIDs&^((1<<serverIDBits-1)<<shift) | uint32(len(id.ID))<<shift
 		}
 	}
 }
