@@ -13,7 +13,8 @@ endif
 # Tests and labs make network namespaces and load BPF programs, which needs root.
 # Everything is built as the user who calls; only the result runs under sudo.
 ifneq ($(shell id -u),0)
-AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECTIONS"
+AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECTIONS \
+	STEELYARD_FUZZ_RUNS=$$STEELYARD_FUZZ_RUNS STEELYARD_FUZZ_SEED=$$STEELYARD_FUZZ_SEED STEELYARD_FUZZ_CASE=$$STEELYARD_FUZZ_CASE"
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
@@ -23,7 +24,8 @@ GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X m
 LAB = go run $(AS_ROOT) ./tools/lab
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections test-kernels build-next demo demo-shell demo-down bench sim clean install setup setup-lab setup-kernels
+	test-connections test-kernels fuzz build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
+	setup-kernels
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,10 +59,17 @@ test-e2e: build build-next ## run the tests of the built binary in network names
 
 test-connections: export STEELYARD_CONNECTIONS = full
 test-connections: setup build build-next ## check that nothing breaks thousands of connections
-	go test -count 1 -timeout 30m -v $(AS_ROOT) ./test/connections
+	go test -count 1 -timeout 90m -v $(AS_ROOT) ./test/connections
 
 test-kernels: setup setup-kernels build ## run tests on Linux 6.1 and 6.12, in virtual machines
 	@go run ./tools/kernels $(filter -v,$(GOTESTFLAGS)) $(KERNELS)
+
+# Every night other packets. A case that failed: make fuzz SEED=... CASE=...
+fuzz: export STEELYARD_FUZZ_RUNS = $(or $(RUNS),10000000)
+fuzz: export STEELYARD_FUZZ_SEED = $(or $(SEED),$(shell date +%s))
+fuzz: export STEELYARD_FUZZ_CASE = $(CASE)
+fuzz: setup ## send ten million mutated packets through the packet path; RUNS, SEED, CASE
+	go test -count 1 -timeout 2h -v -run 'TestFuzz$$' $(AS_ROOT) ./pkg/dataplane
 
 lint: setup ## check format, imports, lengths, and what vet and staticcheck know
 	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \

@@ -85,5 +85,8 @@ side_step u32 answer_echo(struct xdp_md *ctx, u32 l3, u32 l4, u32 ipv6)
 	icmp->type = ipv6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY;
 	after = *(__be16 *)&icmp->type;
 	icmp->checksum = update_checksum(icmp->checksum, before, after);
+	/* 0 is wrong for a message of nothing but zeroes, and the other zero right for all. */
+	if (!icmp->checksum)
+		icmp->checksum = 0xffff;
 	return turn_round(ctx, l3, ipv6) ? TX_ECHO_REPLY : DROP_INTERNAL;
 }

@@ -125,8 +125,11 @@ step void keep_together(const struct packet *pkt, struct route *route, bool earl
 		flags |= FRAGMENT_EARLY;
 	else if (early)
 		state = recall_fragment(key);
-	if (flow_flags(state) & FRAGMENT_EARLY)
+	if (flow_flags(state) & FRAGMENT_EARLY) {
+		/* So that another copy of the first fragment follows as well. */
+		flags |= FRAGMENT_EARLY;
 		route->backend = flow_backend(state);
+	}
 	if (route->backend >= OWNER_FIRST)
 		remember_fragment(key, flow_state(0, route->backend,
 						  (u32)route->vip << FACT_VIP_SHIFT, flags));

@@ -26,6 +26,11 @@ step u64 mix(u64 h, u64 multiplier)
 	return h ^ h >> 32;
 }
 
+step u64 rotate(u64 h, int bits)
+{
+	return h << bits | h >> (64 - bits);
+}
+
 step u64 fold_ipv4(__be32 source, __be32 destination)
 {
 	return (u64)destination << 32 | source;
@@ -37,7 +42,8 @@ step u64 fold_ipv6(const struct in6_addr *source, const struct in6_addr *destina
 	u64 a = mix(s.word[0] ^ hash_seed[0], HASH_MULTIPLIER_2) + s.word[1];
 	u64 b = mix(d.word[0] ^ hash_seed[1], HASH_MULTIPLIER_3) + d.word[1];
 
-	return mix(a, HASH_MULTIPLIER_3) + mix(b, HASH_MULTIPLIER_2);
+	/* Turned, for mix passes the highest bit of both on alike, and a sum would take it out. */
+	return mix(a, HASH_MULTIPLIER_3) + rotate(mix(b, HASH_MULTIPLIER_2), 17);
 }
 
 step u64 flow_hash(u64 addresses, u32 ports, u8 protocol)

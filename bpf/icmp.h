@@ -158,7 +158,7 @@ step bool answerable(struct xdp_md *ctx, u32 l3, bool ipv6)
 side_step u32 answer_icmp(struct xdp_md *ctx, u32 l3, u32 length, u32 trouble_and_mtu, u32 ipv6)
 {
 	u32 headers = ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	u32 quote = ipv6 ? QUOTE_IPV6 : QUOTE_IPV4, sum;
+	u32 quote = ipv6 ? QUOTE_IPV6 : QUOTE_IPV4, rest, sum;
 	enum trouble trouble = trouble_and_mtu >> 16;
 	u32 mtu = trouble_and_mtu & 0xffff;
 
@@ -169,7 +169,9 @@ side_step u32 answer_icmp(struct xdp_md *ctx, u32 l3, u32 length, u32 trouble_an
 	sum = sum_bytes(ctx, l3, quote);
 	if (sum == SUM_FAILED)
 		return false;
-	if (bpf_xdp_adjust_tail(ctx, (int)(l3 + quote) - (int)bpf_xdp_get_buff_len(ctx)))
+	rest = bpf_xdp_get_buff_len(ctx) - (l3 + quote);
+	/* Some drivers do not let a frame of several buffers be left as long as it is. */
+	if (rest && bpf_xdp_adjust_tail(ctx, -(int)rest))
 		return false;
 	if (bpf_xdp_adjust_head(ctx, -(int)headers) || !move_link(ctx, headers))
 		return false;

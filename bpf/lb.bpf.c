@@ -28,6 +28,7 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 	route->vip = vip->vip;
 	route->mode = vip->mode;
 	route->backend = choose_backend(ctx, pool, vip, pkt);
+	/* Fragments of an ICMP error are not those of the flow that it is about. */
 	if (pkt->fragment && !pkt->quoted)
 		keep_together(pkt, route, vip->flags & VIP_HASHES_FRAGMENTS);
 	return TX_FORWARDED;
@@ -109,9 +110,11 @@ step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct r
 {
 	struct vip_entry *vip;
 
+	if (!for_vip_address(pkt))
+		return PASS_NOT_VIP;
 	if (follow_fragments(pkt, route))
 		return TX_FORWARDED;
-	if (!may_be_flow(pkt) || !for_vip_address(pkt))
+	if (!may_be_flow(pkt))
 		return PASS_NOT_VIP;
 	vip = find_fragment_vip(pkt);
 	return vip ? route_to(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;

@@ -244,6 +244,10 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt, bool parts)
 		return parsed;
 	if (!parts)
 		return PARSED_PART;
+	/* What stands behind the packet in the frame is none of its headers. */
+	if (parsed == PARSED_LATER_FRAGMENT &&
+	    pkt->l4 + sizeof(struct extension_header) > pkt->l3 + pkt->length)
+		return PARSED_MALFORMED;
 	pkt->fragment_id = found >> 32;
 	pkt->fragment = parsed == PARSED_LATER_FRAGMENT ? LATER_FRAGMENT : FIRST_FRAGMENT;
 	return parsed;

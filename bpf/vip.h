@@ -82,7 +82,8 @@ step struct vip_entry *find_vip(const struct packet *pkt)
 	if (!table)
 		return NULL;
 	vip = find_key(table, &pkt->destination, endpoint(pkt->protocol, pkt->ports >> 16));
-	if (vip || !table->wide)
+	/* To port 0 it may have been the key of ranges. */
+	if ((vip && pkt->ports >> 16) || !table->wide)
 		return vip;
 	vip = find_key(table, &pkt->destination, endpoint(pkt->protocol, 0));
 	if (vip && vip->flags & VIP_RANGES)

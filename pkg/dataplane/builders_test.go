@@ -294,7 +294,12 @@ func (m icmp) bytes(source, destination netip.Addr) []byte {
 	if source.Is6() {
 		pseudo = pseudoHeader(source, destination, 58, len(b))
 	}
-	binary.BigEndian.PutUint16(b[2:], ^onesSum(pseudo, b))
+	sum := ^onesSum(pseudo, b)
+	if sum == 0 {
+		// The zero that is right for a message of nothing but zeroes, too.
+		sum = math.MaxUint16
+	}
+	binary.BigEndian.PutUint16(b[2:], sum)
 	return b
 }
 

@@ -78,7 +78,7 @@ func (s Seed) foldAddresses(source, destination netip.Addr) uint64 {
 	from, to := xdp.Words(source), xdp.Words(destination)
 	a := mix(from[0]^s[0], hashMultiplier2) + from[1]
 	b := mix(to[0]^s[1], hashMultiplier3) + to[1]
-	return mix(a, hashMultiplier3) + mix(b, hashMultiplier2)
+	return mix(a, hashMultiplier3) + bits.RotateLeft64(mix(b, hashMultiplier2), 17)
 }
 
 // Slot is the slot of a hash in a table of that many slots.

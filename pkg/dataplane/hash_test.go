@@ -292,6 +292,45 @@ func TestHashAvalancheControl(t *testing.T) {
 	}
 }
 
+// pairCollisions changes a bit of the source and one of the destination at once,
+// each with each, and counts the flows whose folded addresses stay the same.
+func pairCollisions(fold func(Seed, netip.Addr, netip.Addr) uint64) int {
+	random := rand.New(rand.NewPCG(3, 4))
+	some := func() (b [16]byte) {
+		binary.LittleEndian.PutUint64(b[:], random.Uint64())
+		binary.LittleEndian.PutUint64(b[8:], random.Uint64())
+		return b
+	}
+	collisions := 0
+	for bit := range 128 * 128 {
+		for range 16 {
+			seed, from, to := Seed{random.Uint64(), random.Uint64()}, some(), some()
+			before := fold(seed, netip.AddrFrom16(from), netip.AddrFrom16(to))
+			from[bit/128/8] ^= 1 << (bit / 128 % 8)
+			to[bit%128/8] ^= 1 << (bit % 8)
+			if fold(seed, netip.AddrFrom16(from), netip.AddrFrom16(to)) == before {
+				collisions++
+			}
+		}
+	}
+	return collisions
+}
+
+// TestHashTellsPairsApart: of IPv6, flows that differ a little in both addresses
+// differ, whatever the seed. Its control sums the addresses without more ado.
+func TestHashTellsPairsApart(t *testing.T) {
+	if n := pairCollisions(Seed.foldAddresses); n != 0 {
+		t.Errorf("%d collisions", n)
+	}
+	control := pairCollisions(func(s Seed, from, to netip.Addr) uint64 {
+		a, b := words(from), words(to)
+		return mix(mix(a[0]^s[0], hashMultiplier2)+a[1], hashMultiplier3) + mix(mix(b[0]^s[1], hashMultiplier3)+b[1], hashMultiplier2)
+	})
+	if control == 0 {
+		t.Error("a poor hash is not found out")
+	}
+}
+
 // TestHashCollidesNever holds the hash to what bpf/hash.h promises of IPv4: flows
 // that differ in ports alone, or in the source address alone, never collide.
 func TestHashCollidesNever(t *testing.T) {

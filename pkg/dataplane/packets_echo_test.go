@@ -66,6 +66,9 @@ func echoRows(_ *lab, f family) []row {
 		m.code = 9
 		p.payload = m
 	})
+	add("nothing but zeroes", 0, func(p *packet) {
+		p.payload = icmp{kind: p.payload.(icmp).kind, data: make([]byte, 20)}
+	})
 	for name, tags := range tagStacks() {
 		add(name, 56, func(p *packet) { p.tags = tags })
 	}

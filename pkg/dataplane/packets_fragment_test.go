@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -79,7 +80,10 @@ func (f family) fragmentables(port uint16) []fragmented {
 func fragmentRows(l *lab, f family) []row {
 	var rows []row
 	id := uint32(0x10000)
-	for mode, port := range everyMode() {
+	modes := everyMode()
+	// In order, so that a row is the same whenever it is made.
+	for _, mode := range slices.Sorted(maps.Keys(modes)) {
+		port := modes[mode]
 		s := l.at(f, port)
 		for _, c := range f.fragmentables(port) {
 			id += 0x01000101
