@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -218,15 +217,5 @@ func (r *rig) learnt(h *lab.Host, to, from netip.Addr) int {
 // tooBig is how many fragmentation-needed and packet-too-big messages a host got.
 func (r *rig) tooBig(h *lab.Host) int {
 	r.t.Helper()
-	out, err := h.Run("nstat", "-asz", "IcmpInDestUnreachs", "Icmp6InPktTooBigs")
-	r.must(err)
-	sum := 0
-	for line := range strings.Lines(out) {
-		var name string
-		var n int
-		if fields, err := fmt.Sscan(line, &name, &n); err == nil && fields == 2 && slices.Contains([]string{"IcmpInDestUnreachs", "Icmp6InPktTooBigs"}, name) {
-			sum += n
-		}
-	}
-	return sum
+	return r.nstat(h, "IcmpInDestUnreachs", "Icmp6InPktTooBigs")
 }
