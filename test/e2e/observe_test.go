@@ -68,7 +68,7 @@ func TestNotOurs(t *testing.T) {
 		if answers := r.fetch(address, 50); answers[r.Balancer.Name] != 50 {
 			t.Errorf("the balancer at %s: %v", address, answers)
 		}
-		r.download(address)
+		r.download(address, netip.Addr{})
 		if _, err := r.Client.Run("ping", "-n", "-q", "-c", "1", "-W", "5", address.String()); err != nil {
 			t.Error(err)
 		}

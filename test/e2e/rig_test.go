@@ -21,7 +21,7 @@ import (
 // any does, so that a busy machine fails no test.
 const patience = 30 * time.Second
 
-// bigBytes is the size of /big on every backend.
+// bigBytes is the size of /big on every backend, unless a test asks for another.
 const bigBytes = 8 << 20
 
 // rig is a lab with web servers, prepared backends and a daemon.
@@ -31,20 +31,43 @@ type rig struct {
 	binary  string
 	daemon  *lab.Daemon
 	servers map[*lab.Host]*lab.Process
+	setup
+}
+
+// setup is how the hosts of a rig are set up.
+type setup struct {
+	// vips are the addresses that backends take.
+	vips []netip.Addr
+	// ports that the web servers listen on; none means 80.
+	ports []uint16
+	// big is the size of their /big; 0 means bigBytes.
+	big int64
+	// more is what the daemon's configuration has beside what it must have.
+	more string
+	// helper are further options of the backend helper.
+	helper []string
 }
 
 // start builds a rig whose backends take these VIPs. Its daemon has to end with
 // exit status 0 when the test ends.
 func start(t *testing.T, o lab.Options, vips ...netip.Addr) *rig {
 	t.Helper()
-	r := &rig{Lab: lab.Start(t, o), t: t, servers: map[*lab.Host]*lab.Process{}}
+	return startWith(t, o, setup{vips: vips})
+}
+
+func startWith(t *testing.T, o lab.Options, s setup) *rig {
+	t.Helper()
+	if s.big == 0 {
+		s.big = bigBytes
+	}
+	r := &rig{Lab: lab.Start(t, o), t: t, servers: map[*lab.Host]*lab.Process{}, setup: s}
 	var err error
 	if r.binary, err = binary(); err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range r.Backends {
 		r.serve(b)
-		if _, err := b.BackendHelper(t.Context(), r.binary, vips, []netip.Addr{r.Balancer.V4, r.Balancer.V6}); err != nil {
+		if _, err := b.BackendHelper(t.Context(), r.binary, s.vips, []netip.Addr{r.Balancer.V4, r.Balancer.V6}, s.helper...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -55,7 +78,7 @@ func start(t *testing.T, o lab.Options, vips ...netip.Addr) *rig {
 
 func (r *rig) serve(b *lab.Host) {
 	r.t.Helper()
-	server, err := b.Nginx(r.t.Context(), lab.Site{BigBytes: bigBytes})
+	server, err := b.Nginx(r.t.Context(), lab.Site{Ports: r.ports, BigBytes: r.big})
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -76,7 +99,7 @@ func (r *rig) config() string {
 	if r.Interfaces == 2 {
 		interfaces = "[eth0, eth1]"
 	}
-	return fmt.Sprintf("interfaces: %s\napi:\n  socket: %s\nstore: %s\n", interfaces, r.socket(), filepath.Join(r.Balancer.Dir(), "state.db"))
+	return fmt.Sprintf("interfaces: %s\napi:\n  socket: %s\nstore: %s\n%s", interfaces, r.socket(), filepath.Join(r.Balancer.Dir(), "state.db"), r.more)
 }
 
 func (r *rig) startDaemon() {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ func TestSpread(t *testing.T) {
 					on.addVIP(s.name, s.address, s.mode, s.pool)
 					on.spread(s.address, s.pool, s.n)
 					for range 3 {
-						on.download(s.address)
+						on.download(s.address, netip.Addr{})
 					}
 				})
 			}
@@ -121,11 +122,20 @@ func furthest(answers map[string]int, slots map[*lab.Host]int) float64 {
 	return far
 }
 
-// download fetches a large file, which has to arrive whole.
-func (r *rig) download(address netip.Addr) {
+// download fetches a large file, which has to arrive whole, from an address of the
+// client's if one is given. It returns the backend that answers.
+func (r *rig) download(address, from netip.Addr) *lab.Host {
 	r.t.Helper()
-	size, err := r.Client.Run("curl", "-sS", "--max-time", "60", "-o", "/dev/null", "-w", "%{size_download}", url(address, "/big"))
-	if err != nil || size != strconv.Itoa(bigBytes) {
-		r.t.Errorf("/big of %s: %s bytes of %d arrived: %v", address, size, bigBytes, err)
+	args := []string{"-sS", "--max-time", "60", "-o", "/dev/null", "-w", "%{size_download} %header{x-host}"}
+	if from.IsValid() {
+		args = append(args, "--interface", from.String())
 	}
+	out, err := r.Client.Run("curl", append(args, url(address, "/big"))...)
+	size, name, _ := strings.Cut(out, " ")
+	if err != nil || size != strconv.FormatInt(r.big, 10) {
+		r.t.Fatalf("/big of %s: %s bytes of %d arrived: %v", address, size, r.big, err)
+	}
+	b, err := r.Host(name)
+	r.must(err)
+	return b
 }

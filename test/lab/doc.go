@@ -18,6 +18,10 @@
 //	               └──────── switch ────────┘
 //	                            ├── backend1 ...
 //
+// One more router, and a link whose MTU is chosen, if there is to be transit:
+//
+//	client ──── access ──── router ──── ...
+//
 // The router sends what is for a VIP to the balancer; backends send their
 // answers to the router, past the balancer (direct server return).
 //
@@ -25,9 +29,11 @@
 //
 //	client          192.0.2.2        2001:db8:1::2     and, to send from, any of
 //	                203.0.113.0/24   2001:db8:113::/64
-//	router          192.0.2.1        2001:db8:1::1     to the client
+//	router          192.0.2.1        2001:db8:1::1     to the client, or else of access
+//	                10.0.2.1         2001:db8:4::1     to access
 //	                10.0.0.1         2001:db8:2::1     to the switch
 //	                10.0.1.1         2001:db8:3::1     to the balancer (two interfaces)
+//	access          10.0.2.2         2001:db8:4::2     to the router
 //	balancer        10.0.0.2         2001:db8:2::2     at the switch
 //	                10.0.1.2         2001:db8:3::2     at the router (two interfaces)
 //	backends        10.0.0.(10+n)    2001:db8:2::(10+n)

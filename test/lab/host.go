@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,8 +28,9 @@ type Host struct {
 	// others at the switch. The switch itself has none.
 	V4, V6 netip.Addr
 
-	lab *Lab
-	ns  *os.File
+	lab      *Lab
+	ns       *os.File
+	captures atomic.Uint32 // how many there were: their logs are numbered
 }
 
 func (l *Lab) host(name string, v4, v6 netip.Addr) *Host {

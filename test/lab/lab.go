@@ -49,6 +49,9 @@ type Options struct {
 	// MTU of the links of router, balancer and backends, in bytes; 0 means
 	// [DefaultMTU]. The client's link always has 1500.
 	MTU int `json:"mtu"`
+	// Transit is the MTU in bytes of one more link, between the router and an
+	// access router that the client is then behind; 0 means that there is none.
+	Transit int `json:"transit,omitempty"`
 }
 
 // Lab is a network of namespaces. Its methods may be called by several
@@ -57,6 +60,8 @@ type Lab struct {
 	Options
 	// Client, Router, Switch and Balancer are the hosts that every lab has.
 	Client, Router, Switch, Balancer *Host
+	// Access is the access router, nil if there is no transit link.
+	Access *Host
 	// Backends are backend1, backend2 and so on.
 	Backends []*Host
 
@@ -155,6 +160,8 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("%d interfaces: want 1 or 2", o.Interfaces)
 	case o.MTU < MinMTU || o.MTU > MaxMTU:
 		return o, fmt.Errorf("MTU %d: want %d to %d", o.MTU, MinMTU, MaxMTU)
+	case o.Transit != 0 && (o.Transit < MinMTU || o.Transit > MaxMTU):
+		return o, fmt.Errorf("MTU %d of the transit link: want %d to %d", o.Transit, MinMTU, MaxMTU)
 	}
 	return o, nil
 }
@@ -167,6 +174,9 @@ func describe(o Options) *Lab {
 		return l.host(name, v4, v6)
 	}
 	l.Client = at("client", netClient, 2)
+	if o.Transit != 0 {
+		l.Access = at("access", netClient, 1)
+	}
 	l.Router = at("router", netLAN, 1)
 	l.Switch = l.host("switch", netip.Addr{}, netip.Addr{})
 	l.Balancer = at("balancer", netLAN, 2)
@@ -178,7 +188,11 @@ func describe(o Options) *Lab {
 
 // Hosts lists every host of the lab.
 func (l *Lab) Hosts() []*Host {
-	return append([]*Host{l.Client, l.Router, l.Switch, l.Balancer}, l.Backends...)
+	hosts := []*Host{l.Client, l.Router, l.Switch, l.Balancer}
+	if l.Access != nil {
+		hosts = append(hosts, l.Access)
+	}
+	return append(hosts, l.Backends...)
 }
 
 // Host returns the host of that name, such as "backend1".

@@ -20,7 +20,11 @@ const readyPatience = 15 * time.Second
 //	/, /healthz   Body and a newline; /healthz status 503 while the host is sick,
 //	              see [Host.Sick]
 //	/client       the address that the client is seen to come from
+//	/server       the address and the port that the client has connected to
 //	/big          BigBytes bytes
+//	/upload/NAME  takes what is put there, see [Host.Uploaded]
+//
+// The header X-Host of an answer is Body.
 type Site struct {
 	// Ports to listen on, on every address of both families; none means 80.
 	Ports []uint16
@@ -71,7 +75,7 @@ func (h *Host) Nginx(ctx context.Context, site Site) (*Process, error) {
 
 // write puts the configuration and the big file into a directory.
 func (s Site) write(dir string) error {
-	if err := os.MkdirAll(filepath.Join(dir, "www"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "www", "upload"), 0o755); err != nil {
 		return err
 	}
 	big := filepath.Join(dir, "www", "big")
@@ -116,10 +120,18 @@ http {
 			return 200 "%[2]s\n";
 		}
 		location = /client { return 200 "$remote_addr\n"; }
+		location = /server { return 200 "$server_addr $server_port\n"; }
+		location /upload/ { client_max_body_size 0; dav_methods PUT; }
+		add_header X-Host "%[2]s" always;
 	}
 }
 `, dir, s.Body)
 	return b.String()
+}
+
+// Uploaded is the file that the web server of a host keeps an upload in.
+func (h *Host) Uploaded(name string) string {
+	return filepath.Join(h.Dir(), "nginx", "www", "upload", name)
 }
 
 // Sick makes the web server of a host answer /healthz with status 503, or no

@@ -65,7 +65,7 @@ func (h *Host) QUIC(o QUICOptions) (*QUICServer, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if s.socket, err = h.listenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), o.Port)); err != nil {
+	if s.socket, err = h.ListenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), o.Port)); err != nil {
 		return fail(err)
 	}
 	s.transport = &quic.Transport{Conn: s.socket, StatelessResetKey: quicResetKey()}
@@ -186,8 +186,9 @@ func (g *routableIDs) GenerateConnectionID() (quic.ConnectionID, error) {
 // ConnectionIDLen implements [quic.ConnectionIDGenerator].
 func (g *routableIDs) ConnectionIDLen() int { return g.config.Length() }
 
-// listenUDP makes a socket on the host.
-func (h *Host) listenUDP(address netip.AddrPort) (socket *net.UDPConn, err error) {
+// ListenUDP makes a socket on the host, at an address of its own. It may be used from
+// any goroutine.
+func (h *Host) ListenUDP(address netip.AddrPort) (socket *net.UDPConn, err error) {
 	err = h.Do(func() error {
 		socket, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(address))
 		return err

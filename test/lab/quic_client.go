@@ -70,7 +70,7 @@ func (c *QUICConn) newPath() (quicPath, error) {
 
 // listen makes a socket with a port that the kernel chooses.
 func (c *QUICConn) listen() (*net.UDPConn, error) {
-	return c.host.listenUDP(netip.AddrPortFrom(c.source, 0))
+	return c.host.ListenUDP(netip.AddrPortFrom(c.source, 0))
 }
 
 // LocalAddr is what packets come from now. A client behind a NAT does not know it.

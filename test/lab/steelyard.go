@@ -56,7 +56,8 @@ func (d *Daemon) CLI(args ...string) (string, error) {
 
 // BackendHelper starts `steelyard backend` on the host, for these VIPs and for
 // packets from these balancers, and returns when the VIPs' addresses are there.
-func (h *Host) BackendHelper(ctx context.Context, binary string, vips, balancers []netip.Addr) (*Process, error) {
+// Further options, such as another --gue-port, come after these.
+func (h *Host) BackendHelper(ctx context.Context, binary string, vips, balancers []netip.Addr, options ...string) (*Process, error) {
 	args := []string{"backend", "--interface", "eth0"}
 	for _, vip := range vips {
 		args = append(args, "--vip", vip.String())
@@ -64,6 +65,7 @@ func (h *Host) BackendHelper(ctx context.Context, binary string, vips, balancers
 	for _, balancer := range balancers {
 		args = append(args, "--balancer", balancer.String())
 	}
+	args = append(args, options...)
 	p, err := h.Start("steelyard-backend", binary, args...)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -27,6 +28,7 @@ const (
 	netFront                  // router and balancer, where it has two interfaces
 	netVIPs                   // routed to the balancer
 	netSources                // routed to the client
+	netTransit                // access router and router
 )
 
 // prefixes returns a /24 and a /64.
@@ -41,6 +43,8 @@ func (n network) prefixes() (v4, v6 netip.Prefix) {
 		text4, text6 = "198.51.100.0/24", "2001:db8:100::/64"
 	case netSources:
 		text4, text6 = "203.0.113.0/24", "2001:db8:113::/64"
+	case netTransit:
+		text4, text6 = "10.0.2.0/24", "2001:db8:4::/64"
 	}
 	return netip.MustParsePrefix(text4), netip.MustParsePrefix(text6)
 }
@@ -126,8 +130,17 @@ func (l *Lab) makeHosts() error {
 	if err := l.Client.Sysctl("net/ipv6/ip_nonlocal_bind=1"); err != nil {
 		return err
 	}
-	return l.Router.Sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1",
-		"net/ipv4/conf/all/send_redirects=0", "net/ipv4/conf/default/send_redirects=0")
+	routers := []*Host{l.Router}
+	if l.Access != nil {
+		routers = append(routers, l.Access)
+	}
+	for _, h := range routers {
+		if err := h.Sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1",
+			"net/ipv4/conf/all/send_redirects=0", "net/ipv4/conf/default/send_redirects=0"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeLinks makes the veth pairs and the bridge. Every host's end is eth0
@@ -143,7 +156,12 @@ func (l *Lab) makeLinks() error {
 		batch = append(batch, fmt.Sprintf("link add %s netns %s index %d mtu %d type veth peer %s netns %s index %d mtu %d",
 			device, h.NetNS, index, mtu, h.Name, at.NetNS, 100+len(batch), mtu))
 	}
-	veth(l.Client, "eth0", 2, clientMTU, l.Router)
+	gateway := l.Router
+	if l.Access != nil {
+		gateway = l.Access
+		veth(l.Access, "eth0", 2, l.Transit, l.Router)
+	}
+	veth(l.Client, "eth0", 2, clientMTU, gateway)
 	veth(l.Router, "lan", 2, l.MTU, l.Switch)
 	if l.Interfaces == 2 {
 		veth(l.Balancer, "eth0", 2, l.MTU, l.Router)
@@ -191,7 +209,6 @@ func (l *Lab) offloads() error {
 // configure gives out addresses and routes.
 func (l *Lab) configure() error {
 	var router, client, balancer []string
-	router = append(router, join(netClient, 1, "client")...)
 	router = append(router, join(netLAN, 1, "lan")...)
 	client = append(client, join(netClient, 2, "eth0")...)
 	client = append(client, routes("default", "default", netClient, 1)...)
@@ -207,10 +224,15 @@ func (l *Lab) configure() error {
 	vips4, vips6 := netVIPs.prefixes()
 	sources4, sources6 := netSources.prefixes()
 	router = append(router, routes(vips4.String(), vips6.String(), balancerLAN, 2)...)
-	router = append(router, routes(sources4.String(), sources6.String(), netClient, 2)...)
+	toClient := append(join(netClient, 1, "client"), routes(sources4.String(), sources6.String(), netClient, 2)...)
 	client = append(client, "route add local "+sources4.String()+" dev lo", "route add local "+sources6.String()+" dev lo")
 
-	for host, batch := range map[*Host][]string{l.Router: router, l.Client: client, l.Balancer: balancer} {
+	batches := map[*Host][]string{l.Router: append(router, toClient...), l.Client: client, l.Balancer: balancer}
+	if l.Access != nil {
+		batches[l.Router] = append(router, l.transit()...)
+		batches[l.Access] = slices.Concat(toClient, join(netTransit, 2, "eth0"), routes("default", "default", netTransit, 1))
+	}
+	for host, batch := range batches {
 		if err := ipBatch(host, batch); err != nil {
 			return err
 		}
@@ -221,6 +243,16 @@ func (l *Lab) configure() error {
 		}
 	}
 	return nil
+}
+
+// transit are the commands that connect the router with the access router.
+func (l *Lab) transit() []string {
+	batch := join(netTransit, 1, l.Access.Name)
+	for _, behind := range []network{netClient, netSources} {
+		v4, v6 := behind.prefixes()
+		batch = append(batch, routes(v4.String(), v6.String(), netTransit, 2)...)
+	}
+	return batch
 }
 
 // waitUp waits until every device is up, its peer being so.
