@@ -45,7 +45,7 @@ type host struct {
 // Run makes the host a backend, calls ready, waits for the end of ctx and undoes
 // what it did; on error, at once. It works on the network namespace of the calling
 // thread, starts no goroutines, and calls Say and ready from the calling one. It
-// needs CAP_NET_ADMIN, and with Decap CAP_BPF and CAP_PERFMON and Linux 5.18.
+// needs CAP_NET_ADMIN, and with Decap CAP_BPF and CAP_PERFMON and Linux 6.1.
 func Run(ctx context.Context, o Options, ready func()) (err error) {
 	if err := o.validate(); err != nil {
 		return err

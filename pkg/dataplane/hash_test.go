@@ -10,6 +10,7 @@ import (
 
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/pkg/xdp"
 )
 
 // manySlots is a table with a slot, and so a backend, of its own for nearly
@@ -323,7 +324,7 @@ func TestHashTellsPairsApart(t *testing.T) {
 		t.Errorf("%d collisions", n)
 	}
 	control := pairCollisions(func(s Seed, from, to netip.Addr) uint64 {
-		a, b := words(from), words(to)
+		a, b := xdp.Words(from), xdp.Words(to)
 		return mix(mix(a[0]^s[0], hashMultiplier2)+a[1], hashMultiplier3) + mix(mix(b[0]^s[1], hashMultiplier3)+b[1], hashMultiplier2)
 	})
 	if control == 0 {

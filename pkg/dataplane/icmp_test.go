@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -111,23 +110,26 @@ func TestErrorsWithoutTracking(t *testing.T) {
 
 // onOneCPU calls f on a thread that stays on one CPU.
 func onOneCPU(f func() error) error {
-	return inThread(netns.None(), func() error {
-		runtime.LockOSThread()
-		var all, one unix.CPUSet
-		if err := unix.SchedGetaffinity(0, &all); err != nil {
-			return err
+	runtime.LockOSThread()
+	var all, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &all); err != nil {
+		return err
+	}
+	for cpu := range len(all) * 64 {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+			break
 		}
-		for cpu := range len(all) * 64 {
-			if all.IsSet(cpu) {
-				one.Set(cpu)
-				break
-			}
-		}
-		if err := unix.SchedSetaffinity(0, &one); err != nil {
-			return err
-		}
-		return f()
-	})
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return err
+	}
+	err := f()
+	if restored := unix.SchedSetaffinity(0, &all); restored != nil {
+		return errors.Join(err, restored) // locked still: the thread ends with its goroutine
+	}
+	runtime.UnlockOSThread()
+	return err
 }
 
 // TestAnswersAreFew: a CPU gives as many answers as it may, then none, then some

@@ -119,8 +119,7 @@ type Plane struct {
 
 // Load creates maps and program in the kernel, attached to nothing yet. All of it
 // is gone when the Plane is closed, which the caller does. It needs CAP_BPF,
-// CAP_NET_ADMIN and CAP_PERFMON, and a kernel with XDP multi-buffer support (Linux
-// 5.18).
+// CAP_NET_ADMIN and CAP_PERFMON, and Linux 6.1, the oldest that is tested.
 func Load(limits Limits, options Options) (*Plane, error) { return load(nil, limits, options) }
 
 // Open does the same with everything pinned under a path in a bpffs, so that it

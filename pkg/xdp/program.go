@@ -12,14 +12,19 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
+// minKernel is the lowest release of Linux that tests run on.
+const minKernel = "6.1"
+
 // Explain adds to what the kernel answers what the operator can do about it.
 func Explain(err error) error {
 	var verifier *ebpf.VerifierError
 	switch {
+	case errors.As(err, &verifier) && len(verifier.Log) > 0:
+		return fmt.Errorf("%w; this kernel's verifier does not take the program: Linux %s or later is needed", err, minKernel)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("%w; run as root, or with CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_RESOURCE", err)
-	case errors.As(err, &verifier), errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("%w; this kernel lacks a feature that the program needs: Linux 5.18 or later, with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and BTF", err)
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%w; this kernel lacks a feature that the program needs: Linux "+minKernel+" or later, with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and BTF", err)
 	}
 	return err
 }

@@ -90,7 +90,7 @@ func TestAttach(t *testing.T) {
 func TestExplain(t *testing.T) {
 	for err, want := range map[error]string{
 		os.ErrPermission:     "CAP_BPF",
-		ebpf.ErrNotSupported: "Linux 5.18",
+		ebpf.ErrNotSupported: "Linux 6.1",
 		os.ErrNotExist:       "",
 	} {
 		got := Explain(err)
