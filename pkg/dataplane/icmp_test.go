@@ -182,7 +182,8 @@ func limited(t *testing.T, l *lab, rate uint32, answered, dropped row) error {
 		if err := checkBytes(out, answered.out); err != nil {
 			return err
 		}
-		if most := int(float64(rate) * (1 + time.Since(began).Seconds())); answers > most {
+		// The program's clock is a coarse one: it may be ahead by an answer.
+		if most := int(float64(rate)*(1+time.Since(began).Seconds())) + 1; answers > most {
 			t.Errorf("%d answers, at most %d may be", answers, most)
 		}
 		if refused {
