@@ -70,6 +70,9 @@ func (r *fluxRig) astray(at map[uint32]int) int {
 func TestErrorsInFlux(t *testing.T) {
 	for name, churn := range churns {
 		for _, tracking := range []model.Tracking{model.TrackingFlux, model.TrackingAlways} {
+			if tracking == model.TrackingAlways && name != "affinity" && name != "another pool" {
+				continue // no less is known then
+			}
 			t.Run(name+", "+tracking.String(), func(t *testing.T) {
 				r := newFluxRig(t, tracking, model.TCP)
 				for n := 1; n < 4; n++ {
@@ -182,7 +185,7 @@ func limited(t *testing.T, l *lab, rate uint32, answered, dropped row) error {
 		if err := checkBytes(out, answered.out); err != nil {
 			return err
 		}
-		// The program's clock is a coarse one: it may be ahead by an answer.
+		// The clock that it is reckoned by is a coarse one.
 		if most := int(float64(rate)*(1+time.Since(began).Seconds())) + 1; answers > most {
 			t.Errorf("%d answers, at most %d may be", answers, most)
 		}
