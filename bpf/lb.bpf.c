@@ -95,6 +95,9 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 		return PASS_NOT_VIP;
 	switch (parsed) {
 	case PARSED_ECHO:
+		/* In fragments it is the kernel's: half an answer helps nobody. */
+		if (pkt->fragment)
+			return PASS_NOT_VIP;
 		return answer_echo(ctx, pkt->l3, pkt->l4, pkt->ipv6);
 	case PARSED_TRUNCATED:
 		return DROP_TRUNCATED;

@@ -122,6 +122,8 @@ func (l *Lab) makeHosts() error {
 			"net/ipv6/conf/all/accept_ra=0", "net/ipv6/conf/default/accept_ra=0",
 			// Direct server return is asymmetric.
 			"net/ipv4/conf/all/rp_filter=0", "net/ipv4/conf/default/rp_filter=0",
+			// Who asks often, such as a test, is answered every time.
+			"net/ipv4/icmp_ratelimit=0", "net/ipv6/icmp/ratelimit=0",
 		); err != nil {
 			return err
 		}
