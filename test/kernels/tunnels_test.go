@@ -25,11 +25,11 @@ const (
 	// requests per VIP: enough to see every backend.
 	requests = 60
 	// bigBytes is the size of /big on every backend.
-	bigBytes = 4 << 20
+	bigBytes = 1 << 20
 )
 
 // modes are the encapsulations that kernels can take off by themselves.
-func modes() []string { return []string{"dsr-ipip"} }
+func modes() []string { return []string{"dsr-ipip", "dsr-gue"} }
 
 // way is a VIP with the encapsulation that its packets travel in.
 type way struct {
@@ -116,13 +116,15 @@ func newSite(t *testing.T, interfaces int) *site {
 	}
 	binary, err := filepath.Abs("../../bin/steelyard")
 	s.must(err)
-	attached := "[eth0]"
+	attached, outside := "[eth0]", ""
 	if interfaces == 2 {
+		// The kernel checks the checksums of packets from all these sources.
 		attached = "[eth0, eth1]"
+		outside = "encapsulation: {gue_checksum: true, source_ipv4: 172.16.0.0/16, source_ipv6: '2001:db8:99::/112'}\n"
 	}
 	socket := filepath.Join(s.Balancer.Dir(), "api.sock")
 	config := fmt.Sprintf("interfaces: %s\napi:\n  socket: %s\nstore: %s\n", attached, socket, filepath.Join(s.Balancer.Dir(), "state.db"))
-	s.daemon, err = s.Balancer.Daemon(t.Context(), binary, socket, config)
+	s.daemon, err = s.Balancer.Daemon(t.Context(), binary, socket, config+outside)
 	s.must(err)
 	s.cli("pool", "add", "v4", s.Backends[0].V4.String(), s.Backends[1].V4.String())
 	s.cli("pool", "add", "v6", s.Backends[0].V6.String(), s.Backends[1].V6.String())
