@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,7 +190,32 @@ func TestAffineFlows(t *testing.T) {
 	}
 }
 
-// TestAffinityThatChanges: connections stay, their SYNs that come again as well, new
+// wanted is where the affinity of the rig's VIP leads a new flow, as send tells it.
+func (r *fluxRig) wanted(flow uint32) int {
+	hash := r.plane.seed.AffineHash(blind(r.flowOf(flow)), "web", r.desired.VIPs[0].Affinity)
+	at := r.plane.applied.places["a"]
+	for id, owner := range at.owners {
+		if b := id.Address.As4(); owner == at.table.Words()[Slot(hash, at.slots)].Owner() {
+			return int(b[2])<<8 | int(b[3])
+		}
+	}
+	return -1
+}
+
+// refusesAffinity wants another change of affinity to be refused while one is under way.
+func (r *fluxRig) refusesAffinity(other model.AffinityScope) {
+	r.Helper()
+	before := r.desired.VIPs[0].Affinity
+	r.setAffinity(other)
+	state := r.state
+	state.VIPs = slices.Clone(r.desired.VIPs)
+	if err := r.plane.Apply(state); err == nil || !strings.Contains(err.Error(), "its affinity has changed a short while ago") {
+		r.Errorf("a second change in flux: %v", err)
+	}
+	r.desired.VIPs[0].Affinity = before
+}
+
+// TestAffinityThatChanges: connections stay, also when their SYNs come again, and new
 // ones go by the new affinity, at once and for good.
 func TestAffinityThatChanges(t *testing.T) {
 	r := newFluxRig(t, model.TrackingFlux, model.TCP)
@@ -200,17 +226,6 @@ func TestAffinityThatChanges(t *testing.T) {
 	seen, silent := r.open(0, 500), r.open(1000, 500)
 	r.setAffinity(model.AffinitySource)
 	r.apply()
-	wanted := func(flow uint32) int {
-		p := r.flowOf(flow)
-		hash := testSeedOf(r).AffineHash(blind(p), "web", r.desired.VIPs[0].Affinity)
-		at := r.plane.applied.places["a"]
-		for id, owner := range at.owners {
-			if b := id.Address.As4(); owner == at.table.Words()[Slot(hash, at.slots)].Owner() {
-				return int(b[2])<<8 | int(b[3])
-			}
-		}
-		return -1
-	}
 	broken, again := r.broken(seen), 0
 	for f, backend := range seen {
 		if r.send(f, syn) != backend {
@@ -219,47 +234,31 @@ func TestAffinityThatChanges(t *testing.T) {
 	}
 	young := map[uint32]int{}
 	for f := uint32(1 << 16); f < 1<<16+500; f++ {
-		young[f] = r.send(f, syn)
-		if young[f] != wanted(f) {
-			t.Fatalf("new flow %d goes to %d, want %d", f, young[f], wanted(f))
+		if young[f] = r.send(f, syn); young[f] != r.wanted(f) {
+			t.Fatalf("new flow %d goes to %d, want %d", f, young[f], r.wanted(f))
 		}
 	}
-	if broken += r.broken(silent) + r.broken(young); broken+again > 0 {
+	// One that began under the first affinity could not be found under a third.
+	r.refusesAffinity(model.AffinityPool)
+	broken += r.broken(seen) + r.broken(silent) + r.broken(young)
+	if broken+again > 0 {
 		t.Errorf("%d connections have moved, %d when their SYN came again", broken, again)
 	}
-	// A third affinity would lose those that began under the first, and is refused.
-	r.setAffinity(model.AffinityPool)
-	r.desired.Sort()
-	state := r.state
-	state.VIPs = r.desired.VIPs
-	if err := r.plane.Apply(state); err == nil || !strings.Contains(err.Error(), "its affinity has changed a short while ago") {
-		t.Errorf("a second change in flux: %v", err)
-	}
-	if n := r.broken(seen) + r.broken(silent) + r.broken(young); n > 0 {
-		t.Errorf("%d connections have moved with what was refused", n)
-	}
-	r.setAffinity(model.AffinitySource)
 	for range 5 {
 		r.pass(11 * time.Second)
 	}
-	if r.plane.NeedsSweep() {
-		t.Error("it does not settle")
-	}
 	before := r.events()
 	for f := range seen {
-		if got := r.send(f, ack); got != wanted(f) {
-			t.Fatalf("settled flow %d goes to %d, want %d", f, got, wanted(f))
+		if got := r.send(f, ack); got != r.wanted(f) {
+			t.Fatalf("settled flow %d goes to %d, want %d", f, got, r.wanted(f))
 		}
 	}
-	if r.events() != before {
-		t.Error("settled flows touch the flow table")
+	if r.plane.NeedsSweep() || r.events() != before {
+		t.Error("it does not settle, or settled flows touch the flow table")
 	}
 	r.setAffinity(model.AffinityPool)
 	r.apply()
 }
-
-// testSeedOf is the seed of a rig.
-func testSeedOf(r *fluxRig) Seed { return r.plane.seed }
 
 // TestAffinityAndRestart: a daemon that starts anew in the midst of a change knows
 // both affinities.
@@ -283,13 +282,7 @@ func TestAffinityAndRestart(t *testing.T) {
 			if broken += r.broken(old) + r.broken(silent) + r.broken(young); broken > 0 {
 				t.Errorf("%d connections have moved", broken)
 			}
-			r.setAffinity(model.AffinityPool)
-			r.desired.Sort()
-			state := r.state
-			state.VIPs = r.desired.VIPs
-			if err := r.plane.Apply(state); err == nil {
-				t.Error("a change in flux is not refused after a restart")
-			}
+			r.refusesAffinity(model.AffinityPool)
 		})
 	}
 }

@@ -50,8 +50,10 @@ type twin struct {
 	*fluxRig
 	*rand.Rand
 	tracks bool
-	idle   flux.Tick
-	able   map[uint32]flux.Ability
+	// kinds are what packets may be, in terms of TCP.
+	kinds []byte
+	idle  flux.Tick
+	able  map[uint32]flux.Ability
 	// indexes of backends records, and which backends they are.
 	indexes []uint32
 	prior   *place
@@ -67,8 +69,14 @@ type flowRules struct {
 
 const twinBackends = 6
 
-func newTwin(t *testing.T, tracking model.Tracking, seed uint64) *twin {
-	w := &twin{fluxRig: newFluxRig(t, tracking, model.TCP), Rand: rand.New(rand.NewPCG(seed, seed)), able: map[uint32]flux.Ability{}}
+func newTwin(t *testing.T, tracking model.Tracking, protocol model.Protocol, seed uint64) *twin {
+	w := &twin{
+		fluxRig: newFluxRig(t, tracking, protocol), Rand: rand.New(rand.NewPCG(seed, seed)),
+		able: map[uint32]flux.Ability{}, kinds: []byte{syn, ack, fin, icmpError},
+	}
+	if protocol == model.UDP {
+		w.desired.VIPs[0].QUIC, w.kinds = true, []byte{syn, ack, icmpError}
+	}
 	w.plane = loaded(t, Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: flowsPerBucket})
 	w.plane.SetClock(w.now)
 	for n := 1; n <= twinBackends; n++ {
@@ -172,8 +180,10 @@ func (w *twin) disagreements(rules flowRules, cases int) int {
 		before := w.scene()
 		w.plane.flows.elements[0].Flow = before
 		flow := uint32(w.IntN(2 * flowsPerBucket))
-		flags := []byte{syn, ack, fin, icmpError}[w.IntN(4)]
-		want, after := w.expect(rules, before, flow, flux.Packet{Opener: flags == syn, Closer: flags == fin, About: flags == icmpError})
+		flags := w.kinds[w.IntN(len(w.kinds))]
+		want, after := w.expect(rules, before, flow, flux.Packet{
+			Opener: flags == syn, Closer: flags == fin, About: flags == icmpError, Again: w.desired.VIPs[0].QUIC,
+		})
 		to := w.send(flow, flags)
 		backend := netip.AddrFrom4([4]byte{10, 0, byte(to >> 8), byte(to)})
 		at := w.plane.placeOf(want)
@@ -191,9 +201,11 @@ func (w *twin) disagreements(rules flowRules, cases int) int {
 // TestFlowTwins: bpf/flow.h and pkg/flux are one rule.
 func TestFlowTwins(t *testing.T) {
 	for _, tracking := range []model.Tracking{model.TrackingFlux, model.TrackingAlways} {
-		w := newTwin(t, tracking, 7)
-		if n := w.disagreements(flowRules{flux.Route, flux.RankOf}, 30_000); n > 0 {
-			t.Errorf("tracking %v: C and Go disagree %d times", tracking, n)
+		for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
+			w := newTwin(t, tracking, protocol, 7)
+			if n := w.disagreements(flowRules{flux.Route, flux.RankOf}, 20_000); n > 0 {
+				t.Errorf("tracking %v, %v: C and Go disagree %d times", tracking, protocol, n)
+			}
 		}
 	}
 }
@@ -216,12 +228,20 @@ func TestFlowTwinsDisagree(t *testing.T) {
 			}
 			return to, next
 		}, flux.RankOf},
+		"QUIC is like TCP": {func(c flux.Choice, e *flux.Entry, p flux.Packet, now flux.Tick, able func(uint32) flux.Ability) (uint32, flux.Entry) {
+			p.Again = false
+			return flux.Route(c, e, p, now, able)
+		}, flux.RankOf},
 		"entries idle out a tick later": {flux.Route, func(e flux.Entry, now, idle flux.Tick) flux.Rank {
 			return flux.RankOf(e, now, idle+1)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if newTwin(t, model.TrackingFlux, 7).disagreements(rules, 3000) == 0 {
+			protocol := model.TCP
+			if name == "QUIC is like TCP" {
+				protocol = model.UDP
+			}
+			if newTwin(t, model.TrackingFlux, protocol, 7).disagreements(rules, 3000) == 0 {
 				t.Error("no disagreement: the test shows nothing")
 			}
 		})

@@ -126,6 +126,9 @@ func (r *fluxRig) frame(flow uint32, flags byte) []byte {
 	binary.BigEndian.PutUint16(ip[22:], 80)
 	if r.desired.VIPs[0].Protocol == model.UDP {
 		binary.BigEndian.PutUint16(ip[24:], 20)
+		if r.desired.VIPs[0].QUIC && flags == syn {
+			copy(ip[28:], []byte{0xc0, 0, 0, 0, quic1, 8})
+		}
 		return f
 	}
 	ip[32], ip[33] = 0x50, flags

@@ -271,8 +271,9 @@ func (a *anatomy) isControl(ipv4, ipv6 []byte) bool {
 	return slices.Contains(ipv4, a.frame[a.l4])
 }
 
+// isEchoRequest reports whether it is one that may be answered: fragments are not.
 func (a *anatomy) isEchoRequest() bool {
-	return a.isControl([]byte{echoRequest4}, []byte{echoRequest6})
+	return a.part == whole && a.isControl([]byte{echoRequest4}, []byte{echoRequest6})
 }
 
 // isError: unreachable, time exceeded or parameter problem, and too big with ICMPv6.
@@ -357,18 +358,19 @@ func (a *anatomy) mss() int {
 func (a *anatomy) datagram() []byte { return a.frame[a.l4+headerUDP:] }
 
 // isQUICOpener reports whether the datagram starts a QUIC connection: Initials and
-// 0-RTT of versions 1 and 2 (RFC 9000, RFC 9369), whatever has a long header else.
+// 0-RTT of versions 1 and 2 (RFC 9000, RFC 9369) to an ID that a client may have
+// chosen, of 8 bytes or more; whatever has a long header else.
 func (a *anatomy) isQUICOpener() bool {
 	d := a.datagram()
 	if len(d) < 6 || d[0]&0x80 == 0 {
 		return false
 	}
-	kind := d[0] >> 4 & 3
+	kind, first := d[0]>>4&3, d[5] >= 8
 	switch binary.BigEndian.Uint32(d[1:]) {
 	case 1:
-		return kind == 0 || kind == 1
+		return first && (kind == 0 || kind == 1)
 	case 0x6b3343cf:
-		return kind == 1 || kind == 2
+		return first && (kind == 1 || kind == 2)
 	}
 	return true
 }

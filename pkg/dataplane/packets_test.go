@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -35,6 +36,46 @@ func TestPackets(t *testing.T) {
 		})
 	}
 	t.Logf("%d rows", len(rows))
+}
+
+// withoutRow are the reasons that no row can have, with the test that reaches each.
+func withoutRow() map[string]func(*testing.T) {
+	return map[string]func(*testing.T){"drop_internal": TestContradictionsAreCounted}
+}
+
+// TestEveryReasonHasARow: no way out of the program that nothing has taken.
+func TestEveryReasonHasARow(t *testing.T) {
+	l := newLab(t)
+	rows := map[string]int{}
+	for _, r := range l.rows() {
+		rows[r.reason]++
+	}
+	for _, reason := range l.reasons {
+		if _, elsewhere := withoutRow()[reason]; (rows[reason] == 0) != elsewhere {
+			t.Errorf("%s has %d rows", reason, rows[reason])
+		}
+	}
+}
+
+// TestContradictionsAreCounted has VIPs name a pool that there is no room for.
+func TestContradictionsAreCounted(t *testing.T) {
+	p := loaded(t, smallLimits())
+	applyTo(t, p, stateOf(services(loopback)))
+	for i := range p.vips.elements {
+		for j := range p.vips.elements[i].Entry {
+			p.vips.elements[i].Entry[j].Pool = math.MaxUint16
+		}
+	}
+	for _, f := range families() {
+		in := f.packet(tcp{from: 4000, to: portL2, flags: flagACK})
+		for _, frame := range [][]byte{in.bytes(), f.reports(f.anyError(), answeredBy(in), 100).bytes()} {
+			before := p.count(t, "drop_internal")
+			expectVerdict(t, p, frame, xdpDrop)
+			if p.count(t, "drop_internal") != before+1 {
+				t.Errorf("%s: not counted as drop_internal", f.name)
+			}
+		}
+	}
 }
 
 func (l *lab) rows() []row {
