@@ -168,7 +168,7 @@ func TestFragmentOrder(t *testing.T) {
 // first: all reach the backend that the flow's whole packets reach.
 func (r *rig) interleaved(vip netip.Addr) {
 	r.t.Helper()
-	const flows = 12
+	const flows = 30
 	var conns []net.Conn
 	var whole []string
 	var rounds [3][][]byte

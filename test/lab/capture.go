@@ -14,7 +14,8 @@ import (
 // device at the other end of the link.
 func (h *Host) Capture(ctx context.Context, device, filter string) (*Process, error) {
 	name := fmt.Sprintf("tcpdump-%d", h.captures.Add(1))
-	p, err := h.Start(name, "tcpdump", "-Z", "root", "-n", "-l", "-vv", "--immediate-mode", "-i", device, filter)
+	// Its buffer, of 32 MiB, has room for whole packets, but not many for the largest.
+	p, err := h.Start(name, "tcpdump", "-Z", "root", "-n", "-l", "-vv", "--immediate-mode", "-s", "2048", "-B", "32768", "-i", device, filter)
 	if err != nil {
 		return nil, err
 	}
