@@ -100,17 +100,25 @@ side_step u64 recall_fragment(u64 key)
 	return flow_age(fragment_now(), state) < FRAGMENT_IDLE ? state : 0;
 }
 
-/* Sends a later fragment after those that came before it; false if none is known. */
-step bool follow_fragments(const struct packet *pkt, struct route *route)
+/* Sends a later fragment after those that came before it; PASS_NOT_IP if none is known. */
+step enum reason follow_fragments(const struct packet *pkt, struct route *route)
 {
 	u64 state = recall_fragment(fragment_key(pkt));
 
 	if (!state)
-		return false;
+		return PASS_NOT_IP;
+	if (flow_flags(state) & FRAGMENT_PASSES)
+		return PASS_NOT_VIP;
 	route->backend = flow_backend(state);
 	route->vip = state >> FLOW_VIP_SHIFT;
 	route->mode = flow_flags(state) & FRAGMENT_MODE;
-	return true;
+	return TX_FORWARDED;
+}
+
+/* Leaves the fragments that come after a first one to the kernel, as that was. */
+step void pass_together(const struct packet *pkt)
+{
+	remember_fragment(fragment_key(pkt), flow_state(0, OWNER_NONE, 0, FRAGMENT_PASSES));
 }
 
 /*

@@ -112,11 +112,13 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct route *route)
 {
 	struct vip_entry *vip;
+	enum reason reason;
 
 	if (!for_vip_address(pkt))
 		return PASS_NOT_VIP;
-	if (follow_fragments(pkt, route))
-		return TX_FORWARDED;
+	reason = follow_fragments(pkt, route);
+	if (reason != PASS_NOT_IP)
+		return reason;
 	if (!may_be_flow(pkt))
 		return PASS_NOT_VIP;
 	vip = find_fragment_vip(pkt);
@@ -140,7 +142,11 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 		return refuse(ctx, pkt, parsed);
 	}
 	vip = find_vip(pkt);
-	return vip ? route_to(ctx, pkt, vip, route) : PASS_NOT_VIP;
+	if (vip)
+		return route_to(ctx, pkt, vip, route);
+	if (pkt->fragment && !pkt->quoted && for_vip_address(pkt))
+		pass_together(pkt);
+	return PASS_NOT_VIP;
 }
 
 /* Fragments and ICMP errors: the whole path again. */

@@ -195,7 +195,8 @@ enum flow_flag {
  */
 enum fragment_flag {
 	FRAGMENT_MODE = 0x0f,
-	FRAGMENT_EARLY = 0x10, /* its first fragment has not come */
+	FRAGMENT_EARLY = 0x10,  /* its first fragment has not come */
+	FRAGMENT_PASSES = 0x20, /* its port is no VIP's: the kernel has had the first */
 };
 
 struct flow_bucket {

@@ -137,6 +137,9 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 		p.planServerIDs(planned, next)
 		next.vips[v.Name] = planned
 	}
+	if err := p.countServerIDs(next); err != nil {
+		return nil, err
+	}
 	next.directory = buildDirectory(next.vips)
 	if next.directory.equal(p.directory) {
 		return next, nil

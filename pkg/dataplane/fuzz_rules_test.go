@@ -57,7 +57,7 @@ func notServed(e *encounter) bool {
 		return false
 	}
 	if e.flaws == 0 && e.part == laterFragment {
-		return !e.ours || !e.mayBeFlow()
+		return true // the first one may have been for another port; what follows a served one is pursued
 	}
 	known := e.flaws != 0 || e.served() || e.isEchoRequest() || e.isError() && !e.about
 	return !e.ours || !known

@@ -107,8 +107,9 @@ const (
 type lbFragmentFlag uint32
 
 const (
-	lbFragmentFlagFRAGMENT_MODE  lbFragmentFlag = 15
-	lbFragmentFlagFRAGMENT_EARLY lbFragmentFlag = 16
+	lbFragmentFlagFRAGMENT_MODE   lbFragmentFlag = 15
+	lbFragmentFlagFRAGMENT_EARLY  lbFragmentFlag = 16
+	lbFragmentFlagFRAGMENT_PASSES lbFragmentFlag = 32
 )
 
 type lbLedgerPage struct {

@@ -180,6 +180,14 @@ func noFlowRows(l *lab, f family) []row {
 	}
 	none := split(f.packet(udp{from: 4000, to: portNone, data: text(100)}), 4, nil, 40, 80)
 	add("first to another port", "pass_not_vip", none[0])
+	add("later of nobody knows whose", "drop_fragment_early", split(f.packet(udp{from: 4001, to: portNone, data: text(100)}), 10, nil, 40, 80)[1])
+	for i, name := range []string{1: "middle", 2: "last"} {
+		if i > 0 {
+			r := untouched(f, "fragment/"+name+" to another port", "pass_not_vip", none[i].bytes())
+			r.before = [][]byte{none[0].bytes()}
+			rows = append(rows, r)
+		}
+	}
 	other := f.packet(raw{132, text(100)})
 	add("first of another protocol", "pass_not_vip", split(other, 5, nil, 40)[0])
 	add("later of another protocol", "pass_not_vip", split(other, 5, nil, 40)[1])

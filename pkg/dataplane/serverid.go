@@ -55,6 +55,24 @@ func serverIDsOf(v *vip, pool *forwarding.Pool, owners map[model.BackendID]uint3
 	return ids
 }
 
+// countServerIDs refuses more names than the map was made for, those that are still
+// there counted in.
+func (p *Plane) countServerIDs(next *planned) error {
+	known := maps.Clone(p.serverIDs)
+	for _, v := range next.vips {
+		pool := next.pools[v.Pool]
+		owners, numbered := next.owners[v.place]
+		if !numbered {
+			owners = v.place.owners
+		}
+		maps.Copy(known, serverIDsOf(v, &pool, owners))
+	}
+	if room := int(serverIDsPerBackend * p.limits.Backends); len(known) > room {
+		return fmt.Errorf("the VIPs that carry QUIC have %d server IDs in all, and there is room for %d; raise limits.backends in the configuration", len(known), room)
+	}
+	return nil
+}
+
 // addServerIDs names the backends of VIPs that carry QUIC.
 func (p *Plane) addServerIDs(next *planned) error {
 	for _, v := range next.vips {
