@@ -105,7 +105,7 @@ func (p *Plane) detachOthers() error {
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(p.attached, func(a attachment) bool { return a.name == name }) {
-			if err := os.Remove(p.pin.linkPath(name)); err != nil {
+			if err := unpinLink(p.pin.linkPath(name)); err != nil {
 				return fmt.Errorf("detach from %s: %w", name, err)
 			}
 		}

@@ -248,15 +248,34 @@ func (d *pinning) clear() error {
 	if err != nil {
 		return fmt.Errorf("pins: %w", err)
 	}
-	var errs []error
-	for _, prefix := range []string{"link_", ""} {
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), prefix) {
-				errs = append(errs, os.RemoveAll(filepath.Join(d.dir(), e.Name())))
-			}
-		}
+	errs := []error{unpinLinks(d.dir())}
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(d.dir(), e.Name())))
 	}
 	return errors.Join(append(errs, os.Remove(d.dir()))...)
+}
+
+// unpinLinks detaches what is pinned as an attachment in a directory.
+func unpinLinks(dir string) error {
+	links, err := filepath.Glob(filepath.Join(dir, "link_*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, path := range links {
+		errs = append(errs, unpinLink(path))
+	}
+	return errors.Join(errs...)
+}
+
+// unpinLink detaches a pinned attachment and removes the pin. That alone would do,
+// but the kernel would take its time.
+func unpinLink(path string) error {
+	var detached error
+	if l, err := link.LoadPinnedLink(path, nil); err == nil {
+		detached = errors.Join(l.Detach(), l.Close())
+	}
+	return errors.Join(detached, os.Remove(path))
 }
 
 // Unpin takes the program off all interfaces and removes what a daemon left pinned
@@ -278,7 +297,7 @@ func Unpin(path string) error {
 		return err
 	}
 	for _, v := range versions {
-		if err := os.RemoveAll(v); err != nil {
+		if err := errors.Join(unpinLinks(v), os.RemoveAll(v)); err != nil {
 			return fmt.Errorf("pins: %w", err)
 		}
 	}
