@@ -130,14 +130,16 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 			    struct route *route)
 {
 	struct vip_entry *vip;
+	enum reason reason;
 
 	if (parsed == PARSED_LATER_FRAGMENT)
 		return route_fragment(ctx, pkt, route);
 	if (parsed == PARSED_ICMP_ERROR) {
 		if (!for_vip_address(pkt))
 			return PASS_NOT_VIP;
-		if (!follow_quoted(ctx, pkt))
-			return DROP_ICMP_ERROR;
+		reason = follow_quoted(ctx, pkt);
+		if (reason != TX_FORWARDED)
+			return reason;
 	} else if (parsed != PARSED_FLOW) {
 		return refuse(ctx, pkt, parsed);
 	}

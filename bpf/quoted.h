@@ -24,12 +24,10 @@ step u32 parse_quoted_ipv4(struct xdp_md *ctx, u32 at, struct quoted *q)
 
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return 0;
-	if (ip->frag_off & IPV4_FRAGMENT_OFFSET)
-		return 0;
 	q->vip = map_ipv4(ip->saddr);
 	q->addresses = fold_ipv4(ip->daddr, ip->saddr);
 	q->protocol = ip->protocol;
-	return at + ip->ihl * 4;
+	return ip->frag_off & IPV4_FRAGMENT_OFFSET ? 0 : at + ip->ihl * 4;
 }
 
 step u32 parse_quoted_ipv6(struct xdp_md *ctx, u32 at, struct quoted *q)
@@ -51,36 +49,46 @@ step u32 parse_quoted_ipv6(struct xdp_md *ctx, u32 at, struct quoted *q)
 	return (found >> 24 & 0xff & ~IN_FIRST_FRAGMENT) == PARSED_FLOW ? found & 0xffff : 0;
 }
 
-/* Reads the flow that an error quotes at an offset. Returns whether it tells one. */
+/*
+ * Reads what an error quotes at an offset. Returns PARSED_FLOW if that tells a flow,
+ * PARSED_OTHER if its protocol is none that we serve, else PARSED_MALFORMED.
+ */
 side_step u32 parse_quoted(struct xdp_md *ctx, u32 at, u32 ipv6, struct quoted *q)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	__be16 *ports;
 
 	if (!q)
-		return false;
+		return PARSED_MALFORMED;
 	at &= L4_MASK;
 	at = ipv6 ? parse_quoted_ipv6(ctx, at, q) : parse_quoted_ipv4(ctx, at, q);
+	if (q->protocol && q->protocol != IPPROTO_TCP && q->protocol != IPPROTO_UDP)
+		return PARSED_OTHER;
 	ports = data + (at & L4_MASK);
 	if (!at || (void *)(ports + 2) > end)
-		return false;
+		return PARSED_MALFORMED;
 	q->ports = (u32)ports[0] << 16 | ports[1];
-	return q->protocol == IPPROTO_TCP || q->protocol == IPPROTO_UDP;
+	return q->protocol ? PARSED_FLOW : PARSED_MALFORMED;
 }
 
-/* Makes an ICMP error a packet of the flow that it is about; false if it tells none. */
-step bool follow_quoted(struct xdp_md *ctx, struct packet *pkt)
+/*
+ * Makes an ICMP error a packet of the flow that it is about. Returns TX_FORWARDED, or
+ * what becomes of one that tells none.
+ */
+step enum reason follow_quoted(struct xdp_md *ctx, struct packet *pkt)
 {
 	struct quoted q = {};
+	enum parsed parsed;
 
 	pkt->quoted = pkt->l4 + sizeof(struct icmp_header);
-	if (!parse_quoted(ctx, pkt->quoted, pkt->ipv6, &q))
-		return false;
+	parsed = parse_quoted(ctx, pkt->quoted, pkt->ipv6, &q);
 	/* The sender of the quoted packet is who must hear of it. */
 	if (q.vip.word[0] != pkt->destination.word[0] || q.vip.word[1] != pkt->destination.word[1])
-		return false;
+		return DROP_ICMP_ERROR;
+	if (parsed != PARSED_FLOW)
+		return parsed == PARSED_OTHER ? PASS_NOT_VIP : DROP_ICMP_ERROR;
 	pkt->addresses = q.addresses;
 	pkt->ports = q.ports;
 	pkt->protocol = q.protocol;
-	return true;
+	return TX_FORWARDED;
 }

@@ -319,6 +319,13 @@ func (a *anatomy) quoted() (Flow, bool) {
 	return f, q.source == a.destination && (q.protocol == numberTCP || q.protocol == numberUDP)
 }
 
+// quotesOther reports whether an ICMP error may be about a protocol that no VIP has.
+func (a *anatomy) quotesOther() bool {
+	at := a.l4 + headerUDP + map[bool]int{false: 9, true: 6}[a.ipv6]
+	protocol := a.frame[min(at, len(a.frame)-1)]
+	return protocol != numberTCP && protocol != numberUDP
+}
+
 // segment is the TCP header of a flow without its options.
 func (a *anatomy) segment() tcp {
 	h := a.transport()

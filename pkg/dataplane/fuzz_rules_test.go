@@ -59,7 +59,7 @@ func notServed(e *encounter) bool {
 	if e.flaws == 0 && e.part == laterFragment {
 		return true // the first one may have been for another port; what follows a served one is pursued
 	}
-	known := e.flaws != 0 || e.served() || e.isEchoRequest() || e.isError() && !e.about
+	known := e.flaws != 0 || e.served() || e.isEchoRequest() || e.isError() && !e.about && !e.quotesOther()
 	return !e.ours || !known
 }
 

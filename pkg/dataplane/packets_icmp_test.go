@@ -200,9 +200,13 @@ func aboutNothingRows(l *lab, f family) []row {
 	odd("about another's packet", func(p *packet) { p.source = f.foreign })
 	odd("about another VIP's packet", func(p *packet) { p.source = f.wide })
 	odd("about a packet to the VIP", func(p *packet) { p.source, p.destination = f.client, f.vip })
-	odd("about another protocol", func(p *packet) { p.payload = raw{132, text(40)} })
-	odd("about echo", func(p *packet) { p.payload = f.echoRequest(1, 40) })
-	odd("about an icmp error", func(p *packet) { p.payload = f.reports(f.anyError(), t, 100).payload })
+	for name, carried := range map[string]payload{
+		"another protocol": raw{132, text(40)}, "echo": f.echoRequest(1, 40), "an icmp error": f.reports(f.anyError(), t, 100).payload,
+	} {
+		about := t
+		about.payload = carried
+		add("about "+name, "pass_not_vip", about, everything, nil)
+	}
 	if f.ipv6 {
 		odd("about a later fragment", func(p *packet) { p.extensions = []extension{fragmentHeader(100, true)} })
 		odd("about the last fragment", func(p *packet) { p.extensions = []extension{destinationOptions(1), fragmentHeader(1, false)} })
