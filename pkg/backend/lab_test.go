@@ -149,7 +149,7 @@ func (m *machine) wire(link string) *os.File {
 func (m *machine) snapshot() map[string]string {
 	m.t.Helper()
 	out := map[string]string{}
-	links, err := m.LinkList()
+	links, err := patiently(m.LinkList)
 	m.must(err)
 	names := map[int]string{}
 	for _, l := range links {
@@ -157,7 +157,7 @@ func (m *machine) snapshot() map[string]string {
 		names[a.Index] = a.Name
 		out["xdp "+a.Name] = fmt.Sprint(a.Xdp != nil && a.Xdp.Attached)
 	}
-	addrs, err := m.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := patiently(func() ([]netlink.Addr, error) { return m.AddrList(nil, netlink.FAMILY_ALL) })
 	m.must(err)
 	for _, a := range addrs {
 		out[names[a.LinkIndex]+" "+a.IPNet.String()] = fmt.Sprintf("scope %d, flags %#x, preferred %d", a.Scope, a.Flags, a.PreferedLft)
@@ -216,7 +216,7 @@ func newLab(t testing.TB) *lab {
 func (m *machine) settled(link string) bool {
 	m.t.Helper()
 	on := m.link(link)
-	addrs, err := m.AddrList(on, netlink.FAMILY_V6)
+	addrs, err := patiently(func() ([]netlink.Addr, error) { return m.AddrList(on, netlink.FAMILY_V6) })
 	m.must(err)
 	linkLocal := slices.ContainsFunc(addrs, func(a netlink.Addr) bool {
 		return a.IP.IsLinkLocalUnicast() && a.Flags&unix.IFA_F_TENTATIVE == 0

@@ -62,8 +62,8 @@ func buildDirectory(vips map[string]*vip) *directory {
 	hashed := map[wideKey]bool{}
 	for _, name := range slices.Sorted(maps.Keys(vips)) {
 		v := vips[name]
-		if terms := v.terms(); terms != (lbVipTerms{}) {
-			s.terms[v.id] = terms
+		if v.hasTerms() {
+			s.terms[v.id] = v.terms()
 		}
 		entry := v.entry()
 		for _, e := range v.Endpoints {
@@ -175,7 +175,12 @@ func modeOf(m model.Mode) lbMode {
 	return lbModeMODE_NONE
 }
 
-// terms are what few VIPs have; all zero for the others.
+// hasTerms reports whether packets read the VIP's terms.
+func (v *vip) hasTerms() bool {
+	return v.QUIC || v.MSS != 0 || affine(v.Affinity) || v.changesAffinity()
+}
+
+// terms are what few VIPs have.
 func (v *vip) terms() lbVipTerms {
 	t := lbVipTerms{Mss: v.MSS, ServerIds: v.serverIDs, Affinity: affinityRecord(v.Name, v.Affinity)}
 	if v.changesAffinity() {
