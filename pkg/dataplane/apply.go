@@ -31,7 +31,8 @@ type vip struct {
 	prior *place
 	// priorAffinity is the affinity that it had then.
 	priorAffinity model.Affinity
-	// visited are the places that it has had since then, the present one apart.
+	// visited are the places that it has had since then, the present one apart, and
+	// those that nobody was left on.
 	visited []*place
 	// serverIDs are the lengths of the QUIC server IDs that it knows.
 	serverIDs uint32

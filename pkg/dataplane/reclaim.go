@@ -65,9 +65,6 @@ func (p *Plane) findFree(s *sweep) freed {
 	inUse := map[*place]bool{}
 	for _, v := range p.applied.vips {
 		inUse[v.place], inUse[v.prior] = true, true
-		for _, at := range v.visited {
-			inUse[at] = true
-		}
 	}
 	for _, g := range p.ghosts {
 		if g.epoch <= s.epoch && !inUse[g.place] && !s.onPlace(g.place) {
@@ -160,5 +157,8 @@ func (p *Plane) forget(free freed) {
 		p.occupy(g.place, nil)
 		p.numbers.release(g.place)
 		p.ghosts = slices.DeleteFunc(p.ghosts, func(other ghost) bool { return other.place == g.place })
+		for _, v := range p.applied.vips {
+			v.visited = slices.DeleteFunc(slices.Clone(v.visited), func(at *place) bool { return at == g.place })
+		}
 	}
 }
