@@ -236,8 +236,7 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 	return nil
 }
 
-// commitNumbers makes the plan's numbers those of the places, and notes which
-// backends have left their pool since.
+// commitNumbers makes the plan's numbers those of the places.
 func (p *Plane) commitNumbers(next *planned, state *forwarding.State) {
 	p.numbers = next.numbers
 	for i := range state.Pools {
@@ -248,16 +247,6 @@ func (p *Plane) commitNumbers(next *planned, state *forwarding.State) {
 		} else {
 			at.table = flux.Adopt(p.slotWords(at), p.now)
 			p.occupy(at, at)
-		}
-		wanted := make(map[model.BackendID]bool, len(pool.Backends))
-		for _, b := range pool.Backends {
-			wanted[b.ID] = true
-			delete(at.left, b.ID)
-		}
-		for id := range at.owners {
-			if _, noted := at.left[id]; !wanted[id] && !noted {
-				at.left[id] = p.epoch
-			}
 		}
 	}
 }
@@ -287,7 +276,7 @@ func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
 func (p *Plane) stripBackends() {
 	for _, at := range p.allPlaces() {
 		if pool, kept := p.applied.pools[at.pool]; kept {
-			p.stripPlace(at, &pool)
+			p.stripPlace(at, &pool, p.inUse(p.applied.places[at.pool]))
 		}
 	}
 }

@@ -34,26 +34,29 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 	}
 }
 
-// stripPlace takes every ability from backends that are not the pool's any more. On
-// a place that no VIP uses they keep what they have: VIPs that moved away may have
-// left flows there.
-func (p *Plane) stripPlace(at *place, pool *forwarding.Pool) {
+// stripPlace notes which backends have left the pool of a place, and takes from them
+// what they may be given. While no VIP uses the pool they keep the flows that VIPs
+// may have left there when they moved away, and go on to when one moves in again.
+func (p *Plane) stripPlace(at *place, pool *forwarding.Pool, inUse bool) {
 	wanted := make(map[model.BackendID]bool, len(pool.Backends))
 	for _, b := range pool.Backends {
 		wanted[b.ID] = true
+		delete(at.left, b.ID)
 	}
-	inUse := p.inUse(at)
 	for id, owner := range at.owners {
-		if wanted[id] {
+		if _, noted := at.left[id]; noted || wanted[id] {
 			continue
 		}
+		at.left[id] = p.epoch
 		var record lbBackend
-		if !inUse {
+		// Who had left before the daemon was restarted was told then what to keep.
+		if !inUse || at.adopted {
 			record = p.backends.elements[at.base()+owner]
 			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
 		}
 		p.backends.store(at.base()+owner, record)
 	}
+	at.adopted = false
 }
 
 // inUse reports whether a VIP sends new flows to a place.

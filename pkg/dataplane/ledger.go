@@ -231,7 +231,7 @@ func (p *Plane) adoptPlace(e ledgerPlace) (*place, error) {
 	at := &place{
 		pool: e.Pool, id: e.ID, slots: e.Slots,
 		lines: run{e.Lines[0], e.Lines[1]}, backends: run{e.Backends[0], e.Backends[1]},
-		owners: map[model.BackendID]uint32{}, left: map[model.BackendID]uint64{},
+		owners: map[model.BackendID]uint32{}, left: map[model.BackendID]uint64{}, adopted: true,
 	}
 	for _, claim := range []func() error{
 		func() error { return p.numbers.pools.claim(run{at.id, at.id + 1}) },

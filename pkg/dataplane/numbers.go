@@ -45,6 +45,8 @@ type place struct {
 	owners map[model.BackendID]uint32
 	// left says in which epoch the backends left that have.
 	left map[model.BackendID]uint64
+	// adopted from a former daemon, and nothing applied since.
+	adopted bool
 }
 
 // minPlace is the fewest backends that a place has room for.

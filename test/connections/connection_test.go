@@ -133,8 +133,8 @@ func answer(conn net.Conn, number uint64) {
 		return
 	}
 	record := make([]byte, paddedSize)
-	binary.BigEndian.PutUint64(record[8:], number)
 	if kind(first) == download {
+		binary.BigEndian.PutUint64(record[8:], number)
 		tick := time.NewTicker(beat)
 		defer tick.Stop()
 		for n := uint64(0); err == nil; n++ {
@@ -148,6 +148,7 @@ func answer(conn net.Conn, number uint64) {
 		if _, err := io.ReadFull(in, record[:askSize]); err != nil {
 			return
 		}
+		binary.BigEndian.PutUint64(record[8:], number)
 		if _, err := conn.Write(record[:answerSize]); err != nil {
 			return
 		}

@@ -173,7 +173,8 @@ func moveVIP(s *site) {
 }
 
 // blueGreen moves to another pool, thinks better of it after some connections
-// have begun there, and cleans that pool away at once.
+// have begun there, and cleans that pool away at once, though not before another
+// VIP has looked in.
 func blueGreen(s *site) {
 	s.addPool("green", 6, backends)
 	s.cli("vip", "set", "control", "--pool", "green")
@@ -182,6 +183,13 @@ func blueGreen(s *site) {
 	s.cli("vip", "set", "control", "--pool", "web")
 	s.step("vip", "set", "web", "--pool", "web")
 	s.step("backend", "remove", "green", s.address(6), s.address(7))
+	s.step("vip", "set", "control", "--pool", "green")
+	s.restart()
+	s.step("vip", "set", "control", "--pool", "web")
+	s.step("backend", "remove", "green", s.address(8), s.address(9), "--now")
+	s.restart()
+	s.step("vip", "set", "control", "--pool", "green")
+	s.step("vip", "set", "control", "--pool", "web")
 	s.try("pool", "remove", "green") // it may be refused while it has flows
 }
 
