@@ -22,12 +22,12 @@ const serverIDsPerBackend = 2
 const serverIDBits = 4
 
 // planServerIDs notes the lengths of the server IDs of a VIP's pool, beside those of
-// pools that connections of it may still be on.
+// pools and backends that connections of it may still be on.
 func (p *Plane) planServerIDs(v *vip, next *planned) {
 	if !v.QUIC {
 		return
 	}
-	if before := p.applied.vips[v.Name]; before != nil && v.prior != nil {
+	if before := p.applied.vips[v.Name]; before != nil && (v.prior != nil || len(v.place.left) > 0) {
 		v.serverIDs = before.serverIDs
 	}
 	pool := next.pools[v.Pool]
@@ -90,8 +90,8 @@ func (p *Plane) addServerIDs(next *planned) error {
 	return nil
 }
 
-// dropServerIDs takes the names away that no backend has any more. Those on places
-// that a VIP has left stay until it settles, for the connections there.
+// dropServerIDs takes the names away that no backend has any more, and that no
+// connection has any use for.
 func (p *Plane) dropServerIDs() error {
 	wanted := map[lbServerId]uint32{}
 	for _, v := range p.applied.vips {
@@ -100,7 +100,7 @@ func (p *Plane) dropServerIDs() error {
 	}
 	for key, backend := range p.serverIDs {
 		v := p.vipByID[uint32(key.Vip)]
-		if _, ok := wanted[key]; ok || v != nil && v.QUIC && slices.Contains(v.visited, p.placeOf(backend)) {
+		if _, ok := wanted[key]; ok || v != nil && v.QUIC && v.mayBeOn(p.placeOf(backend), backend) {
 			continue
 		}
 		if err := p.maps.ServerIds.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -109,6 +109,24 @@ func (p *Plane) dropServerIDs() error {
 		delete(p.serverIDs, key)
 	}
 	return nil
+}
+
+// mayBeOn reports whether connections of a VIP may be on a backend of a place that
+// is none of its pool: one of a place that the VIP has left, and not settled since, or
+// one that has left the pool, until nobody is on it.
+func (v *vip) mayBeOn(at *place, backend uint32) bool {
+	if slices.Contains(v.visited, at) {
+		return true
+	}
+	if at != v.place {
+		return false
+	}
+	for id := range at.left {
+		if at.base()+at.owners[id] == backend {
+			return true
+		}
+	}
+	return false
 }
 
 // adoptServerIDs takes over the names in a map of a former daemon.

@@ -43,7 +43,7 @@ func scenarios() []scenario {
 		{name: "flap-check-" + times, pool: 10, also: []path{onQUIC}, disturb: flapCheck},
 		{name: "replace-all-one-by-one", pool: 5, also: []path{ipip6, gue, roams6}, disturb: replaceAll},
 		{name: "move-vip-to-another-pool", pool: 5, also: []path{roams}, disturb: moveVIP},
-		{name: "blue-green-and-back", pool: 5, disturb: blueGreen},
+		{name: "blue-green-and-back", pool: 5, also: []path{roams}, disturb: blueGreen},
 		{name: "change-table-size", pool: 10, disturb: changeTableSize},
 		{name: "restart-daemon-" + times, pool: 10, disturb: restartDaemon},
 		{name: "kill-9-daemon-" + times, pool: 10, also: []path{onQUIC6}, disturb: killDaemon},
@@ -188,8 +188,10 @@ func blueGreen(s *site) {
 	s.step("vip", "set", "control", "--pool", "web")
 	s.step("backend", "remove", "green", s.address(8), s.address(9), "--now")
 	s.restart()
-	s.step("vip", "set", "control", "--pool", "green")
-	s.step("vip", "set", "control", "--pool", "web")
+	for _, pool := range []string{"green", "web"} {
+		s.step("vip", "set", "control", "--pool", pool)
+		s.step("vip", "set", "web", "--pool", pool)
+	}
 	s.try("pool", "remove", "green") // it may be refused while it has flows
 }
 
