@@ -3,8 +3,8 @@
  * Flow: where packets go while a slot is in flux, by what the flow table
  * remembers. pkg/flux/route.go is its twin in Go and says why.
  *
- * The table is a bucket of four entries for each hash, one cache line, shared by
- * all CPUs without locks:
+ * The table is a bucket of four entries for each hash, one cache line, and what has
+ * no room there is next door. It is shared by all CPUs without locks:
  * - a key is sealed: the bits of the state that name backend and VIP are mixed into
  *   it, so that key and state of different writers do not fit together;
  * - who writes an entry first claims it, by exchanging its key for FLOW_CLAIMED,
@@ -86,6 +86,12 @@ step u32 flow_bucket_of(u64 hash)
 	return hash >> 2 & flow_mask;
 }
 
+/* The bucket that a hash has room in when its own is full; both are a pair of lines. */
+step u32 next_door(u32 at)
+{
+	return (at ^ 1) & flow_mask;
+}
+
 step void count_flow(u32 event)
 {
 	u64 *count = bpf_map_lookup_elem(&flow_events, &event);
@@ -121,6 +127,19 @@ step struct flow *find_flow(struct flow_bucket *bucket, u64 key, u64 *state)
 	return NULL;
 }
 
+/* The entry of a flow, at home or next door; NULL if there is none. */
+step struct flow *find_known(u64 key, u64 *state)
+{
+	u32 home = flow_bucket_of(key), next = next_door(home);
+	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &home);
+	struct flow *flow = bucket ? find_flow(bucket, key, state) : NULL;
+
+	if (flow)
+		return flow;
+	bucket = bpf_map_lookup_elem(&flows, &next);
+	return bucket ? find_flow(bucket, key, state) : NULL;
+}
+
 /* Writes an entry whose key is still what it was, as read; false if it is not. */
 step bool write_flow(struct flow *f, u64 was, u64 key, u64 state)
 {
@@ -137,6 +156,9 @@ side_step u64 order_flow(u64 key, u64 state, u32 now, u32 idle)
 	u64 flags = flow_flags(state), rank = RANK_CONNECTION;
 	u32 age = flow_age(now, state);
 
+	/* A CPU that wrote it may have read the clock later than this one. */
+	if (age > FLOW_TICK_MASK / 2)
+		age = 0;
 	if (!key)
 		rank = RANK_EMPTY;
 	else if (key == FLOW_CLAIMED)
@@ -160,22 +182,28 @@ step enum flow_rank may_replace(u64 flags)
 	return flags & FLOW_CONFIRMED ? RANK_CONNECTION : RANK_EMBRYONIC;
 }
 
-/* The entry of a bucket that gives way first. */
+/* The entry of two buckets that gives way first. */
 struct victim {
 	u64 key;
 	u32 rank;
-	u32 place;
+	u32 place; /* of eight */
 };
 
-step struct victim find_victim(struct flow_bucket *bucket, const struct control *c)
+step struct flow *flow_at(struct flow_bucket *home, struct flow_bucket *next, u32 place)
+{
+	return &(place & 4 ? next : home)->flow[place & 3];
+}
+
+step struct victim find_victim(struct flow_bucket *home, struct flow_bucket *next,
+			       const struct control *c)
 {
 	struct victim victim = {};
 	u64 lowest = ~0ULL;
 
 	/* Unrolled, it takes more of the stack than the deepest path has left. */
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < 4; i++) {
-		volatile struct flow *f = &bucket->flow[i];
+	for (u32 i = 0; i < 8; i++) {
+		volatile struct flow *f = flow_at(home, next, i);
 		u64 key = f->key, order = order_flow(key, f->state, c->now, c->idle);
 
 		if (order < lowest) {
@@ -183,6 +211,8 @@ step struct victim find_victim(struct flow_bucket *bucket, const struct control 
 			victim.key = key;
 			victim.place = i;
 		}
+		if (!key)
+			break;
 	}
 	victim.rank = lowest >> ORDER_RANK_SHIFT;
 	return victim;
@@ -200,31 +230,44 @@ step void count_eviction(u32 rank)
 		count_flow(FLOW_EVICTED_CONNECTION);
 }
 
+/* What became of an attempt to remember a flow. */
+enum remembered {
+	REMEMBERED,
+	TAKEN, /* somebody else took the place */
+	NO_ROOM,
+};
+
 /*
- * Remembers a flow. Nothing gives way that is worth more: an opener, which anybody
- * can send, never takes the place of a connection. Returns 0.
+ * Tries to remember a flow. Nothing gives way that is worth more: an opener, which
+ * anybody can send, never takes the place of a connection. Returns an enum remembered.
  */
+side_step u32 try_to_remember(u64 key, u64 state)
+{
+	u32 at = flow_bucket_of(key), beside = next_door(at), zero = 0;
+	struct flow_bucket *home = bpf_map_lookup_elem(&flows, &at);
+	struct flow_bucket *next = bpf_map_lookup_elem(&flows, &beside);
+	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	struct victim v;
+
+	if (!home || !next || !c)
+		return NO_ROOM;
+	v = find_victim(home, next, c);
+	if (v.rank > may_replace(flow_flags(state)))
+		return NO_ROOM;
+	if (!write_flow(flow_at(home, next, v.place), v.key, key, state))
+		return TAKEN;
+	count_eviction(v.rank);
+	return REMEMBERED;
+}
+
+/* Remembers a flow, if there is room. Returns 0. */
 side_step int remember_flow(u64 key, u64 state)
 {
-	u32 at = flow_bucket_of(key), zero = 0;
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	u32 outcome = TAKEN;
 
-	if (!bucket || !c)
-		return 0;
-	for (int i = 0; i < FLOW_CLAIM_TRIES; i++) {
-		struct victim v = find_victim(bucket, c);
-		struct flow *f = &bucket->flow[v.place & 3];
-
-		if (v.rank > may_replace(flow_flags(state)))
-			break;
-		if (!write_flow(f, v.key, key, state))
-			continue;
-		count_flow(FLOW_REMEMBERED);
-		count_eviction(v.rank);
-		return 0;
-	}
-	count_flow(FLOW_UNREMEMBERED);
+	for (int i = 0; i < FLOW_CLAIM_TRIES && outcome == TAKEN; i++)
+		outcome = try_to_remember(key, state);
+	count_flow(outcome == REMEMBERED ? FLOW_REMEMBERED : FLOW_UNREMEMBERED);
 	return 0;
 }
 
@@ -290,17 +333,16 @@ step void see_again(struct flow *flow, u64 state, u32 facts, u32 now)
 side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 {
 	u64 key = hash | FLOW_KEY;
-	u32 at = flow_bucket_of(key), zero = 0;
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
+	u32 zero = 0;
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
 	u64 state, next;
 	struct flow *flow;
 	u32 backend;
 	u8 able;
 
-	if (!bucket || !c)
+	if (!c)
 		return owner;
-	flow = find_flow(bucket, key, &state);
+	flow = find_known(key, &state);
 	if (!flow && belongs_to_prior(facts, prior)) {
 		if (!(facts & FACT_PEEK))
 			remember_flow(key, flow_state(c->now, prior, facts, prior_flags(facts)));
@@ -334,13 +376,11 @@ side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 side_step int rename_flow(u64 from, u64 to)
 {
 	u64 was = from | FLOW_KEY, key = to | FLOW_KEY, state;
-	u32 at = flow_bucket_of(key);
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
 	struct flow *flow;
 
-	if (!bucket || find_flow(bucket, key, &state))
+	if (find_known(key, &state))
 		return 0;
-	flow = find_flow(bucket, was, &state);
+	flow = find_known(was, &state);
 	if (flow)
 		write_flow(flow, seal_flow(was, state), key, state);
 	return 0;
@@ -353,14 +393,13 @@ side_step int rename_flow(u64 from, u64 to)
 side_step int note_flow(u64 hash, u32 backend, u32 facts)
 {
 	u64 key = hash | FLOW_KEY, state, next;
-	u32 at = flow_bucket_of(key), zero = 0;
-	struct flow_bucket *bucket = bpf_map_lookup_elem(&flows, &at);
+	u32 zero = 0;
 	struct control *c = bpf_map_lookup_elem(&control, &zero);
 	struct flow *flow;
 
-	if (!bucket || !c || !(facts & (FACT_OPENERS | FACT_TRACKS)))
+	if (!c || !(facts & (FACT_OPENERS | FACT_TRACKS)))
 		return 0;
-	flow = find_flow(bucket, key, &state);
+	flow = find_known(key, &state);
 	if (flow && flow_backend(state) == backend) {
 		see_again(flow, state, facts, c->now);
 		return 0;

@@ -45,7 +45,22 @@ func encodeState(e flux.Entry, vip uint32) uint64 {
 	return uint64(e.Seen&flowTickMask) | uint64(e.Backend)<<flowBackendShift | uint64(vip)<<flowVIPShift | uint64(flags)<<flowFlagsShift
 }
 
-// twin holds what a bucket is before a packet, as Go sees it.
+// pair is a flow table of two buckets, next door to each other.
+type pair [2 * flowsPerBucket]lbFlow
+
+// places are the indexes where the entry of a hash may be, those at home first.
+func (*pair) places(hash uint64) []int {
+	var places []int
+	home := int(hash >> 2 & 1)
+	for _, bucket := range []int{home, home ^ 1} {
+		for i := range flowsPerBucket {
+			places = append(places, bucket*flowsPerBucket+i)
+		}
+	}
+	return places
+}
+
+// twin holds what a table is before a packet, as Go sees it.
 type twin struct {
 	*fluxRig
 	*rand.Rand
@@ -77,7 +92,7 @@ func newTwin(t *testing.T, tracking model.Tracking, protocol model.Protocol, see
 	if protocol == model.UDP {
 		w.desired.VIPs[0].QUIC, w.kinds = true, []byte{syn, ack, icmpError}
 	}
-	w.plane = loaded(t, Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: flowsPerBucket})
+	w.plane = loaded(t, Limits{VIPs: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 2 * flowsPerBucket})
 	w.plane.SetClock(w.now)
 	for n := 1; n <= twinBackends; n++ {
 		w.add(0, n)
@@ -97,8 +112,8 @@ func newTwin(t *testing.T, tracking model.Tracking, protocol model.Protocol, see
 	return w
 }
 
-// scene makes time, abilities and the bucket random; returns the bucket.
-func (w *twin) scene() [flowsPerBucket]lbFlow {
+// scene makes time, abilities and the table random; returns the table.
+func (w *twin) scene() pair {
 	w.now = flux.Tick(w.Uint32())
 	w.plane.SetClock(w.now)
 	for _, index := range w.indexes {
@@ -106,13 +121,13 @@ func (w *twin) scene() [flowsPerBucket]lbFlow {
 		w.able[index] = a
 		w.plane.backends.elements[index].Able = uint8(a)
 	}
-	var b [flowsPerBucket]lbFlow
-	for i, f := range w.Perm(2 * flowsPerBucket)[:flowsPerBucket] {
-		if w.IntN(8) == 0 {
+	var b pair
+	for i, f := range w.Perm(2 * len(b))[:len(b)] {
+		if w.IntN(16) == 0 {
 			continue
 		}
-		// Now and then two are of one age, or one has idled out.
-		age := []flux.Tick{0, flux.RefreshAge - 1, flux.RefreshAge, w.idle - 1, w.idle, flux.Tick(w.IntN(60))}[w.IntN(6)]
+		// Now and then two are of one age, or one has idled out, or is of a tick to come.
+		age := []flux.Tick{0, flux.RefreshAge - 1, flux.RefreshAge, w.idle - 1, w.idle, flux.Tick(w.IntN(60)) - 1}[w.IntN(6)]
 		e := flux.Entry{
 			Backend: w.indexes[w.IntN(len(w.indexes))], Seen: (w.now - age) & flowTickMask,
 			Essential: w.tracks || w.IntN(2) == 0, Confirmed: w.IntN(2) == 0, Closing: w.IntN(4) == 0,
@@ -122,8 +137,8 @@ func (w *twin) scene() [flowsPerBucket]lbFlow {
 	return b
 }
 
-// expect is where a packet goes by the rules in Go, and what the bucket is then.
-func (w *twin) expect(rules flowRules, b [flowsPerBucket]lbFlow, flow uint32, p flux.Packet) (uint32, [flowsPerBucket]lbFlow) {
+// expect is where a packet goes by the rules in Go, and what the table is then.
+func (w *twin) expect(rules flowRules, b pair, flow uint32, p flux.Packet) (uint32, pair) {
 	hash := w.hash(flow)
 	c := flux.Choice{
 		Owner: w.at.base() + w.at.table.Words()[Slot(hash, w.at.slots)].Owner(),
@@ -142,7 +157,7 @@ func (w *twin) expect(rules flowRules, b [flowsPerBucket]lbFlow, flow uint32, p 
 	next.Seen &= flowTickMask
 	if known == nil {
 		next.Essential = next.Essential || w.tracks
-		place = w.victim(rules, b, next)
+		place = w.victim(rules, &b, hash, next)
 	}
 	if place >= 0 {
 		b[place] = sealed(hash, encodeState(next, w.vip))
@@ -151,7 +166,7 @@ func (w *twin) expect(rules flowRules, b [flowsPerBucket]lbFlow, flow uint32, p 
 }
 
 // victim is the place that gives way to an entry, -1 if none does.
-func (w *twin) victim(rules flowRules, b [flowsPerBucket]lbFlow, next flux.Entry) int {
+func (w *twin) victim(rules flowRules, b *pair, hash uint64, next flux.Entry) int {
 	highest := flux.RankPrior
 	if next.Essential {
 		highest = flux.RankEmbryonic
@@ -160,12 +175,16 @@ func (w *twin) victim(rules flowRules, b [flowsPerBucket]lbFlow, next flux.Entry
 		highest = flux.RankConnection
 	}
 	found, lowest, oldest := -1, highest+1, flux.Tick(0)
-	for i, e := range b {
+	for _, i := range b.places(hash) {
+		e := b[i]
 		if e.Key == 0 {
 			return i
 		}
 		f := decodeFlow(e.Key, e.State)
 		rank, age := rules.rank(f.Entry, w.now, w.idle), flux.Age(w.now, f.Seen)
+		if age > flowTickMask/2 {
+			age = 0
+		}
 		if rank < lowest || found >= 0 && rank == lowest && age > oldest {
 			found, lowest, oldest = i, rank, age
 		}
@@ -173,13 +192,26 @@ func (w *twin) victim(rules flowRules, b [flowsPerBucket]lbFlow, next flux.Entry
 	return found
 }
 
+func (w *twin) set(b pair) {
+	for i := range b {
+		w.plane.flows.elements[i/flowsPerBucket].Flow[i%flowsPerBucket] = b[i]
+	}
+}
+
+func (w *twin) table() (b pair) {
+	for i := range b {
+		b[i] = w.plane.flows.elements[i/flowsPerBucket].Flow[i%flowsPerBucket]
+	}
+	return b
+}
+
 // disagreements runs random packets through C and through rules in Go.
 func (w *twin) disagreements(rules flowRules, cases int) int {
 	n := 0
 	for range cases {
 		before := w.scene()
-		w.plane.flows.elements[0].Flow = before
-		flow := uint32(w.IntN(2 * flowsPerBucket))
+		w.set(before)
+		flow := uint32(w.IntN(2 * len(before)))
 		flags := w.kinds[w.IntN(len(w.kinds))]
 		want, after := w.expect(rules, before, flow, flux.Packet{
 			Opener: flags == syn, Closer: flags == fin, About: flags == icmpError, Again: w.desired.VIPs[0].QUIC,
@@ -188,11 +220,11 @@ func (w *twin) disagreements(rules flowRules, cases int) int {
 		backend := netip.AddrFrom4([4]byte{10, 0, byte(to >> 8), byte(to)})
 		at := w.plane.placeOf(want)
 		owner, known := at.owners[model.BackendID{Address: backend}]
-		if got := w.plane.flows.elements[0].Flow; known && at.base()+owner == want && got == after {
+		if known && at.base()+owner == want && w.table() == after {
 			continue
 		}
 		if n++; n == 1 {
-			w.Logf("flow %d, flags %#x: to %v, want %d; of %x\nbecame %x\nwant   %x", flow, flags, backend, want, before, w.plane.flows.elements[0].Flow, after)
+			w.Logf("flow %d, flags %#x: to %v, want %d; of %x\nbecame %x\nwant   %x", flow, flags, backend, want, before, w.table(), after)
 		}
 	}
 	return n
@@ -234,6 +266,12 @@ func TestFlowTwinsDisagree(t *testing.T) {
 		}, flux.RankOf},
 		"entries idle out a tick later": {flux.Route, func(e flux.Entry, now, idle flux.Tick) flux.Rank {
 			return flux.RankOf(e, now, idle+1)
+		}},
+		"clocks never differ": {flux.Route, func(e flux.Entry, now, idle flux.Tick) flux.Rank {
+			if flux.Age(now, e.Seen) >= idle {
+				return flux.RankExpired
+			}
+			return flux.RankOf(e, now, idle)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -373,6 +373,28 @@ func TestUDPIsTracked(t *testing.T) {
 	}
 }
 
+// TestFullBucketsHaveRoomNextDoor: eight connections of one bucket are remembered, the
+// ninth is not.
+func TestFullBucketsHaveRoomNextDoor(t *testing.T) {
+	r := newFluxRig(t, model.TrackingAlways, model.TCP)
+	r.add(0, 1)
+	r.apply()
+	crowded := func(flow uint32) bool { return r.hash(flow)>>2&uint64(len(r.plane.flows.elements)-1) == 7 }
+	flow := uint32(0)
+	for n := range 2*flowsPerBucket + 1 {
+		for flow++; !crowded(flow); flow++ {
+		}
+		room := n < 2*flowsPerBucket
+		r.send(flow, syn)
+		if room {
+			r.send(flow, ack)
+		}
+		if e := r.events(); (e.Unremembered == 0) != room || e.EvictedConnections > 0 {
+			t.Errorf("after %d connections: %+v", n+1, e)
+		}
+	}
+}
+
 func TestSYNFloodSparesConnections(t *testing.T) {
 	r := newFluxRig(t, model.TrackingFlux, model.TCP)
 	for n := 1; n < 4; n++ {

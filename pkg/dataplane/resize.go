@@ -129,15 +129,14 @@ func (p *Plane) carryFlows() error {
 // carryFlow enters a flow by the protocol of bpf/flow.h. Without room it is given up,
 // and slots wait as for any live entry that is lost.
 func (p *Plane) carryFlow(key, state uint64) {
-	bucket := &p.flows.elements[uint32(key>>2)&uint32(len(p.flows.elements)-1)]
-	for i := range bucket.Flow {
-		if known, _, ok := loadFlow(&bucket.Flow[i]); ok && known == key {
+	places := p.placesOf(key)
+	for _, e := range places {
+		if known, _, ok := loadFlow(e); ok && known == key {
 			return
 		}
 	}
 	idle := flux.Tick(p.control.elements[0].Idle)
-	for i := range bucket.Flow {
-		e := &bucket.Flow[i]
+	for _, e := range places {
 		was := atomic.LoadUint64(&e.Key)
 		old := decodeFlow(was, atomic.LoadUint64(&e.State))
 		if was == flowClaimed || was != 0 && flux.RankOf(old.Entry, p.now, idle) >= flux.RankOf(decodeFlow(key, state).Entry, p.now, idle) {
@@ -150,6 +149,19 @@ func (p *Plane) carryFlow(key, state uint64) {
 		}
 	}
 	p.noteLoss()
+}
+
+// placesOf are those where the entry of a key may be: at home and next door.
+func (p *Plane) placesOf(key uint64) []*lbFlow {
+	mask := uint32(len(p.flows.elements) - 1)
+	home := uint32(key>>2) & mask
+	places := make([]*lbFlow, 0, 2*flowsPerBucket)
+	for _, at := range []uint32{home, (home ^ 1) & mask} {
+		for i := range p.flows.elements[at].Flow {
+			places = append(places, &p.flows.elements[at].Flow[i])
+		}
+	}
+	return places
 }
 
 // finishCarryOver is called when the program has been replaced everywhere.

@@ -1,7 +1,7 @@
 package flux
 
-// buckets is a flow table as bpf/flow.h has it: buckets of four entries, and the
-// one of lowest rank gives way.
+// buckets is a flow table as bpf/flow.h has it: buckets of four entries, and of those
+// at home and next door the one of lowest rank gives way.
 type buckets struct {
 	bucket [][bucketSize]place
 	// evicted hears of live entries that gave way, unremembered of flows for
@@ -22,13 +22,22 @@ func newBuckets(n int) *buckets { return &buckets{bucket: make([][bucketSize]pla
 
 func keyOf(hash uint64) uint64 { return hash | 2 }
 
-func (b *buckets) at(key uint64) *[bucketSize]place {
-	return &b.bucket[key>>2&uint64(len(b.bucket)-1)]
+// places are those where the entry of a key may be.
+func (b *buckets) places(key uint64) []*place {
+	mask := uint64(len(b.bucket) - 1)
+	home := key >> 2 & mask
+	var places []*place
+	for _, at := range []uint64{home, (home ^ 1) & mask} {
+		for i := range b.bucket[at] {
+			places = append(places, &b.bucket[at][i])
+		}
+	}
+	return places
 }
 
 func (b *buckets) find(key uint64) *Entry {
-	for i := range b.at(key) {
-		if p := &b.at(key)[i]; p.key == key {
+	for _, p := range b.places(key) {
+		if p.key == key {
 			return &p.Entry
 		}
 	}
@@ -51,8 +60,8 @@ const rankEmpty = RankExpired - 1
 func (b *buckets) remember(key uint64, e Entry, now, idle Tick) {
 	var victim *place
 	lowest, oldest := RankConnection+1, Tick(0)
-	for i := range b.at(key) {
-		p, rank := &b.at(key)[i], rankEmpty
+	for _, p := range b.places(key) {
+		rank := rankEmpty
 		if p.key != 0 {
 			rank = RankOf(p.Entry, now, idle)
 		}

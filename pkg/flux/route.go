@@ -86,10 +86,15 @@ const (
 	RankConnection
 )
 
+// latest is the greatest age: what looks older was seen by a processor that read the
+// clock a little later.
+const latest = (1<<TickBits - 1) / 2
+
 // RankOf ranks an entry; idle is the age at which any flow has expired.
 func RankOf(e Entry, now, idle Tick) Rank {
+	age := Age(now, e.Seen)
 	switch {
-	case Age(now, e.Seen) >= idle:
+	case age >= idle && age <= latest:
 		return RankExpired
 	case e.Closing:
 		return RankClosing
