@@ -243,12 +243,16 @@ enum remembered {
  */
 side_step u32 try_to_remember(u64 key, u64 state)
 {
-	u32 at = flow_bucket_of(key), beside = next_door(at), zero = 0;
-	struct flow_bucket *home = bpf_map_lookup_elem(&flows, &at);
-	struct flow_bucket *next = bpf_map_lookup_elem(&flows, &beside);
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
+	struct flow_bucket *home, *next;
+	struct control *c;
 	struct victim v;
+	u32 at = 0; /* one for all keys: the deepest path has little stack left */
 
+	c = bpf_map_lookup_elem(&control, &at);
+	at = flow_bucket_of(key);
+	home = bpf_map_lookup_elem(&flows, &at);
+	at = next_door(at);
+	next = bpf_map_lookup_elem(&flows, &at);
 	if (!home || !next || !c)
 		return NO_ROOM;
 	v = find_victim(home, next, c);
