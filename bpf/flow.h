@@ -264,15 +264,14 @@ side_step u32 try_to_remember(u64 key, u64 state)
 	return REMEMBERED;
 }
 
-/* Remembers a flow, if there is room. Returns 0. */
-side_step int remember_flow(u64 key, u64 state)
+/* Remembers a flow, if there is room. */
+step void remember_flow(u64 key, u64 state)
 {
 	u32 outcome = TAKEN;
 
 	for (int i = 0; i < FLOW_CLAIM_TRIES && outcome == TAKEN; i++)
 		outcome = try_to_remember(key, state);
 	count_flow(outcome == REMEMBERED ? FLOW_REMEMBERED : FLOW_UNREMEMBERED);
-	return 0;
 }
 
 /* What an entry becomes with another packet of its flow. */
