@@ -178,3 +178,17 @@ side_step u32 answer_icmp(struct xdp_md *ctx, u32 l3, u32 length, u32 trouble_an
 	return ipv6 ? write_answer_ipv6(ctx, l3, trouble, mtu, quote, sum) :
 		      write_answer_ipv4(ctx, l3, trouble, mtu, quote, sum);
 }
+
+/* Tells the sender of a packet that goes no further why, unless that is no use or too much. */
+step enum reason tell(struct xdp_md *ctx, const struct packet *pkt, enum reason reason, u32 mtu)
+{
+	if (pkt->quoted || pkt->fragment == LATER_FRAGMENT)
+		return reason;
+	if (reason == DROP_TOO_BIG &&
+	    answer_icmp(ctx, pkt->l3, pkt->length, TROUBLE_TOO_BIG << 16 | mtu, pkt->ipv6))
+		return TX_TOO_BIG;
+	if (reason == DROP_TTL_EXCEEDED &&
+	    answer_icmp(ctx, pkt->l3, pkt->length, TROUBLE_TTL_EXCEEDED << 16, pkt->ipv6))
+		return TX_TTL_EXCEEDED;
+	return reason;
+}

@@ -9,6 +9,7 @@
 #include "fragment.h"
 #include "icmp.h"
 #include "maps.h"
+#include "nat_program.h"
 #include "parse.h"
 #include "quoted.h"
 #include "reset.h"
@@ -44,23 +45,6 @@ step enum reason transmit(struct xdp_md *ctx, const struct backend *backend)
 	return REDIRECT_FORWARDED;
 }
 
-/* Tells the client why its packet goes no further, unless that is no use or too much. */
-step enum reason tell(struct xdp_md *ctx, const struct packet *pkt, const struct backend *backend,
-		      u8 mode, enum reason reason)
-{
-	u32 mtu = backend->mtu - outer_length(backend, mode);
-
-	if (pkt->quoted || pkt->fragment == LATER_FRAGMENT)
-		return reason;
-	if (reason == DROP_TOO_BIG &&
-	    answer_icmp(ctx, pkt->l3, pkt->length, TROUBLE_TOO_BIG << 16 | mtu, pkt->ipv6))
-		return TX_TOO_BIG;
-	if (reason == DROP_TTL_EXCEEDED &&
-	    answer_icmp(ctx, pkt->l3, pkt->length, TROUBLE_TTL_EXCEEDED << 16, pkt->ipv6))
-		return TX_TTL_EXCEEDED;
-	return reason;
-}
-
 /* Sends a packet its way. */
 step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct route *route)
 {
@@ -78,7 +62,7 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 		return DROP_INTERNAL;
 	reason = rewrite(ctx, pkt, backend, route);
 	if (reason == DROP_TOO_BIG || reason == DROP_TTL_EXCEEDED)
-		return tell(ctx, pkt, backend, route->mode, reason);
+		return tell(ctx, pkt, reason, backend->mtu - outer_length(backend, route->mode));
 	if (reason == TX_FORWARDED)
 		reason = transmit(ctx, backend);
 	if (verdict(reason) != XDP_DROP)
@@ -163,15 +147,20 @@ int steelyard_part(struct xdp_md *ctx)
 }
 
 /*
- * The program that is called for parts of flows. It is not a function of the main
- * one, for the sake of that one's registers and stack.
+ * The programs that are called for what few packets are. They are not functions of the
+ * main one, for the sake of that one's registers and stack.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PARTS);
 	__type(key, u32);
 	__array(values, int(void *));
-} parts SEC(".maps") = { .values = { (void *)&steelyard_part } };
+} parts SEC(".maps") = {
+	.values = {
+		[PART_OF_FLOW] = (void *)&steelyard_part,
+		[PART_NAT] = (void *)&steelyard_nat,
+	},
+};
 
 step enum reason decide(struct xdp_md *ctx)
 {
@@ -182,12 +171,16 @@ step enum reason decide(struct xdp_md *ctx)
 	enum reason reason;
 
 	if (parsed == PARSED_PART) {
-		bpf_tail_call(ctx, &parts, 0);
+		bpf_tail_call(ctx, &parts, PART_OF_FLOW);
 		return DROP_INTERNAL;
 	}
 	if (parsed != PARSED_FLOW)
 		return refuse(ctx, &pkt, parsed);
 	vip = find_vip(&pkt);
+	if (vip ? vip->mode >= MODE_NAT : may_be_reply(&pkt)) {
+		bpf_tail_call(ctx, &parts, PART_NAT);
+		return DROP_INTERNAL;
+	}
 	if (!vip)
 		return PASS_NOT_VIP;
 	reason = route_to(ctx, &pkt, vip, &route);

@@ -83,7 +83,7 @@ struct vip_table {
 	u32 base;          /* first bucket */
 	u32 shift;         /* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
 	u32 wide;          /* not 0: some VIP takes any port or a range */
-	u32 reserved;
+	u32 replies;       /* not 0: some VIP is MODE_NAT, and its answers pass here */
 };
 
 /* Two tables: packets use one while the control plane fills the other. */
@@ -137,6 +137,8 @@ enum mode {
 	MODE_DSR_L2,
 	MODE_DSR_IPIP,
 	MODE_DSR_GUE,
+	MODE_NAT,     /* the first one that translates */
+	MODE_FULLNAT, /* source addresses as well */
 };
 
 /* What a backend may still be given. */
@@ -155,10 +157,12 @@ struct backend {
 	u8 outer_ipv4;      /* outer header is IPv4, else IPv6 */
 	u16 outer_checksum; /* sum of the outer IPv4 header's constant words */
 	struct address outer_source;
-	struct address outer_destination;
-	u16 outer_addresses; /* sum of both outer addresses */
-	u8 able;             /* enum ability */
-	u8 reserved[5];
+	struct address outer_destination; /* its own address, in all modes */
+	u16 outer_addresses;              /* sum of both outer addresses */
+	u8 able;                          /* enum ability */
+	u8 reserved;
+	__be16 port; /* that it listens on where that is translated, 0: the VIP's */
+	u16 reserved_more;
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
@@ -191,7 +195,8 @@ enum flow_flag {
 
 /*
  * The flags of a packet whose fragments the fragment table remembers, in the same
- * form as a flow, with the tick of its own clock. The lower bits are the mode.
+ * form as a flow, with the tick of its own clock. The lower bits are the mode. In
+ * those that translate what stands for backend and VIP is what nat_part.h says.
  */
 enum fragment_flag {
 	FRAGMENT_MODE = 0x0f,
@@ -215,8 +220,28 @@ enum flow_event {
 	FLOW_UNREMEMBERED,       /* no room for a new flow: an alarm */
 	FRAGMENT_REMEMBERED,     /* a fragmented packet */
 	FRAGMENT_EVICTED,        /* one whose fragments may still come gave way */
+	NAT_OPENED,              /* a new translation */
+	NAT_EVICTED, /* one of a connection that had not begun, or had ended, gave way */
 
 	FLOW_EVENTS,
+};
+
+/* Flags of a translation, see translation.h. */
+enum nat_flag {
+	NAT_USED = 1,    /* the rest is written */
+	NAT_REPLIED = 2, /* the backend has answered */
+	NAT_CLIENT_CLOSED = 4,
+	NAT_BACKEND_CLOSED = 8,
+	NAT_RESET = 16,
+	NAT_CLAIMED = 32, /* the rest is being written */
+};
+
+/* The programs that the main one calls for what few packets are. */
+enum part {
+	PART_OF_FLOW,
+	PART_NAT,
+
+	PARTS,
 };
 
 /* BTF keeps only types that something has; this has the enumerations, for Go. */
@@ -229,6 +254,8 @@ const volatile struct vocabulary {
 	enum flow_flag flow_flag;
 	enum fragment_flag fragment_flag;
 	enum flow_event flow_event;
+	enum nat_flag nat_flag;
+	enum part part;
 } vocabulary;
 
 struct counters {
@@ -368,6 +395,23 @@ struct {
 	__type(key, u32); /* enum reason */
 	__type(value, u64);
 } reasons SEC(".maps");
+
+/* An address and port of a VIP, in whose name answers leave. */
+struct nat_endpoint {
+	struct address address;
+	__be16 port; /* 0: the backend's */
+	u16 vip;
+	u32 reserved;
+};
+
+/* Of both tables of VIPs, as port_ranges. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct nat_endpoint);
+} nat_endpoints SEC(".maps");
 
 /* How many ICMP answers a CPU may still give. */
 struct allowance {

@@ -27,6 +27,7 @@ struct packet {
 	u8 tos;      /* TOS or traffic class */
 	bool opener; /* starts a flow */
 	bool closer; /* ends one */
+	bool resets; /* at once */
 };
 
 /* Where a packet goes. */
@@ -45,6 +46,9 @@ struct route {
 
 /* With a protocol and no port: fragments, of whatever port. */
 #define ENDPOINT_FRAGMENT (1u << 24)
+
+/* Of a backend that answers, as packets show it that come from there. */
+#define ENDPOINT_REPLY (1u << 25)
 
 step u32 endpoint(u8 protocol, __be16 port)
 {

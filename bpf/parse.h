@@ -264,6 +264,7 @@ step enum parsed parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, u3
 	pkt->ports = *(u32 *)&tcp->source;
 	pkt->opener = tcp->syn && !tcp->ack;
 	pkt->closer = tcp->fin || tcp->rst;
+	pkt->resets = tcp->rst;
 	return PARSED_FLOW;
 }
 

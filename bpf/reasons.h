@@ -13,13 +13,18 @@ enum reason {
 	PASS_NOT_IP,  /* not IPv4 or IPv6 */
 	PASS_NOT_VIP, /* for no VIP of ours, or for a port or protocol that we do not serve */
 
+	/* Translated, and left to the kernel, which has to find the way. */
+	PASS_REPLY, /* a backend's answer */
+
 	/* Sent on to a backend, or answered. */
 	TX_FORWARDED,  /* through the interface it came from */
+	TX_REPLY,      /* a backend's answer to a client, translated */
 	TX_ECHO_REPLY, /* echo request to a VIP */
 	TX_RESET,      /* TCP to a pool that is down, which resets */
 	TX_TOO_BIG,    /* larger than the way to the backend carries: ICMP says how large may be */
 	TX_TTL_EXCEEDED,    /* TTL or hop limit used up: ICMP says so */
 	REDIRECT_FORWARDED, /* through another interface */
+	REDIRECT_REPLY,
 
 	/* For a VIP, and dropped. */
 	DROP_TRUNCATED,         /* shorter than its headers say */
@@ -29,6 +34,9 @@ enum reason {
 	DROP_ICMP_ERROR,        /* an ICMP error that does not tell which flow it is about */
 	DROP_TTL_EXCEEDED,      /* TTL or hop limit used up, and no answer */
 	DROP_NO_BACKEND,        /* no backend is up */
+	DROP_NO_NAT_PORT,       /* no port is free that a connection could come from */
+	DROP_NO_CONNECTION,     /* of a connection that is not known, and no answer */
+	DROP_UNTRANSLATABLE,    /* the other IP version has nothing like it */
 	DROP_UNRESOLVED,        /* the backend's next hop is not known */
 	DROP_TOO_BIG,           /* larger than the way to the backend carries, and no answer */
 	DROP_NO_HEADROOM,       /* the driver left no room for an outer header */
@@ -42,7 +50,7 @@ step int verdict(enum reason reason)
 {
 	if (reason >= DROP_TRUNCATED)
 		return XDP_DROP;
-	if (reason == REDIRECT_FORWARDED)
+	if (reason >= REDIRECT_FORWARDED)
 		return XDP_REDIRECT;
 	if (reason >= TX_FORWARDED)
 		return XDP_TX;

@@ -51,7 +51,9 @@ type lbBackend struct {
 	OuterDestination lbAddress
 	OuterAddresses   uint16
 	Able             uint8
-	Reserved         [5]uint8
+	Reserved         uint8
+	Port             uint16
+	ReservedMore     uint16
 }
 
 type lbControl struct {
@@ -69,6 +71,34 @@ type lbCounters struct {
 	Bytes       uint64
 	Connections uint64
 	Reserved    uint64
+}
+
+type lbCourse struct {
+	_    structs.HostLayout
+	From struct {
+		_           structs.HostLayout
+		Source      lbAddress
+		Destination lbAddress
+		Ports       uint32
+		Reserved    uint32
+	}
+	To struct {
+		_           structs.HostLayout
+		Source      lbAddress
+		Destination lbAddress
+		Ports       uint32
+		Reserved    uint32
+	}
+	Hop struct {
+		_       structs.HostLayout
+		Mac     [3]uint32
+		Ifindex uint32
+		Vlan    uint16
+		Mtu     uint16
+	}
+	Backend uint32
+	Index   uint32
+	_       [4]byte
 }
 
 type lbFlow struct {
@@ -93,7 +123,9 @@ const (
 	lbFlowEventFLOW_UNREMEMBERED       lbFlowEvent = 5
 	lbFlowEventFRAGMENT_REMEMBERED     lbFlowEvent = 6
 	lbFlowEventFRAGMENT_EVICTED        lbFlowEvent = 7
-	lbFlowEventFLOW_EVENTS             lbFlowEvent = 8
+	lbFlowEventNAT_OPENED              lbFlowEvent = 8
+	lbFlowEventNAT_EVICTED             lbFlowEvent = 9
+	lbFlowEventFLOW_EVENTS             lbFlowEvent = 10
 )
 
 type lbFlowFlag uint32
@@ -124,7 +156,39 @@ const (
 	lbModeMODE_DSR_L2   lbMode = 1
 	lbModeMODE_DSR_IPIP lbMode = 2
 	lbModeMODE_DSR_GUE  lbMode = 3
+	lbModeMODE_NAT      lbMode = 4
+	lbModeMODE_FULLNAT  lbMode = 5
 )
+
+type lbNatEndpoint struct {
+	_        structs.HostLayout
+	Address  lbAddress
+	Port     uint16
+	Vip      uint16
+	Reserved uint32
+}
+
+type lbNatFlag uint32
+
+const (
+	lbNatFlagNAT_USED           lbNatFlag = 1
+	lbNatFlagNAT_REPLIED        lbNatFlag = 2
+	lbNatFlagNAT_CLIENT_CLOSED  lbNatFlag = 4
+	lbNatFlagNAT_BACKEND_CLOSED lbNatFlag = 8
+	lbNatFlagNAT_RESET          lbNatFlag = 16
+	lbNatFlagNAT_CLAIMED        lbNatFlag = 32
+)
+
+type lbNatPortsLine struct {
+	_    structs.HostLayout
+	Word [8]uint64
+}
+
+type lbNatTimeout struct {
+	_        structs.HostLayout
+	Idle     uint32
+	Reserved uint32
+}
 
 type lbOwner uint32
 
@@ -132,6 +196,14 @@ const (
 	lbOwnerOWNER_NONE  lbOwner = 0
 	lbOwnerOWNER_RESET lbOwner = 1
 	lbOwnerOWNER_FIRST lbOwner = 2
+)
+
+type lbPart uint32
+
+const (
+	lbPartPART_OF_FLOW lbPart = 0
+	lbPartPART_NAT     lbPart = 1
+	lbPartPARTS        lbPart = 2
 )
 
 type lbPool struct {
@@ -155,24 +227,30 @@ type lbReason uint32
 const (
 	lbReasonPASS_NOT_IP            lbReason = 0
 	lbReasonPASS_NOT_VIP           lbReason = 1
-	lbReasonTX_FORWARDED           lbReason = 2
-	lbReasonTX_ECHO_REPLY          lbReason = 3
-	lbReasonTX_RESET               lbReason = 4
-	lbReasonTX_TOO_BIG             lbReason = 5
-	lbReasonTX_TTL_EXCEEDED        lbReason = 6
-	lbReasonREDIRECT_FORWARDED     lbReason = 7
-	lbReasonDROP_TRUNCATED         lbReason = 8
-	lbReasonDROP_MALFORMED         lbReason = 9
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 10
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 11
-	lbReasonDROP_ICMP_ERROR        lbReason = 12
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 13
-	lbReasonDROP_NO_BACKEND        lbReason = 14
-	lbReasonDROP_UNRESOLVED        lbReason = 15
-	lbReasonDROP_TOO_BIG           lbReason = 16
-	lbReasonDROP_NO_HEADROOM       lbReason = 17
-	lbReasonDROP_INTERNAL          lbReason = 18
-	lbReasonREASONS                lbReason = 19
+	lbReasonPASS_REPLY             lbReason = 2
+	lbReasonTX_FORWARDED           lbReason = 3
+	lbReasonTX_REPLY               lbReason = 4
+	lbReasonTX_ECHO_REPLY          lbReason = 5
+	lbReasonTX_RESET               lbReason = 6
+	lbReasonTX_TOO_BIG             lbReason = 7
+	lbReasonTX_TTL_EXCEEDED        lbReason = 8
+	lbReasonREDIRECT_FORWARDED     lbReason = 9
+	lbReasonREDIRECT_REPLY         lbReason = 10
+	lbReasonDROP_TRUNCATED         lbReason = 11
+	lbReasonDROP_MALFORMED         lbReason = 12
+	lbReasonDROP_EXTENSION_HEADERS lbReason = 13
+	lbReasonDROP_FRAGMENT_EARLY    lbReason = 14
+	lbReasonDROP_ICMP_ERROR        lbReason = 15
+	lbReasonDROP_TTL_EXCEEDED      lbReason = 16
+	lbReasonDROP_NO_BACKEND        lbReason = 17
+	lbReasonDROP_NO_NAT_PORT       lbReason = 18
+	lbReasonDROP_NO_CONNECTION     lbReason = 19
+	lbReasonDROP_UNTRANSLATABLE    lbReason = 20
+	lbReasonDROP_UNRESOLVED        lbReason = 21
+	lbReasonDROP_TOO_BIG           lbReason = 22
+	lbReasonDROP_NO_HEADROOM       lbReason = 23
+	lbReasonDROP_INTERNAL          lbReason = 24
+	lbReasonREASONS                lbReason = 25
 )
 
 type lbServerId struct {
@@ -182,9 +260,26 @@ type lbServerId struct {
 	Id     [15]uint8
 }
 
+type lbSessionBucket struct {
+	_    structs.HostLayout
+	Word [8]uint64
+}
+
 type lbSlotLine struct {
 	_    structs.HostLayout
 	Slot [16]uint32
+}
+
+type lbTranslation struct {
+	_       structs.HostLayout
+	State   uint64
+	Client  lbAddress
+	Address lbAddress
+	Ports   uint32
+	Mac     [12]uint8
+	Ifindex uint32
+	Vlan    uint16
+	Vip     uint16
 }
 
 type lbVipBucket struct {
@@ -225,7 +320,7 @@ type lbVipTable struct {
 	Base       uint32
 	Shift      uint32
 	Wide       uint32
-	Reserved   uint32
+	Replies    uint32
 }
 
 type lbVipTerms struct {
@@ -247,6 +342,8 @@ type lbVocabulary struct {
 	FlowFlag     uint32
 	FragmentFlag uint32
 	FlowEvent    uint32
+	NatFlag      uint32
+	Part         uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -257,21 +354,28 @@ const (
 	lbMapBackendCounters = "backend_counters"
 	lbMapBackends        = "backends"
 	lbMapControl         = "control"
+	lbMapCourses         = "courses"
 	lbMapEgress          = "egress"
 	lbMapFlowEvents      = "flow_events"
 	lbMapFlows           = "flows"
 	lbMapFragments       = "fragments"
 	lbMapLedger          = "ledger"
+	lbMapNatEndpoints    = "nat_endpoints"
+	lbMapNatPorts        = "nat_ports"
+	lbMapNatTimeouts     = "nat_timeouts"
 	lbMapParts           = "parts"
 	lbMapPools           = "pools"
 	lbMapPortRanges      = "port_ranges"
 	lbMapReasons         = "reasons"
 	lbMapServerIds       = "server_ids"
+	lbMapSessions        = "sessions"
 	lbMapSlots           = "slots"
 	lbMapTerms           = "terms"
+	lbMapTranslations    = "translations"
 	lbMapVipCounters     = "vip_counters"
 	lbMapVips            = "vips"
 	lbProgSteelyard      = "steelyard"
+	lbProgSteelyardNat   = "steelyard_nat"
 	lbProgSteelyardPart  = "steelyard_part"
 	lbVarFlowMask        = "flow_mask"
 	lbVarFragmentMask    = "fragment_mask"
@@ -279,6 +383,13 @@ const (
 	lbVarGuePort         = "gue_port"
 	lbVarHashSeed        = "hash_seed"
 	lbVarIcmpCost        = "icmp_cost"
+	lbVarNatFirstPort    = "nat_first_port"
+	lbVarNatPortCount    = "nat_port_count"
+	lbVarNatSourceIpv4   = "nat_source_ipv4"
+	lbVarNatSourceIpv6   = "nat_source_ipv6"
+	lbVarNatSourcesIpv4  = "nat_sources_ipv4"
+	lbVarNatSourcesIpv6  = "nat_sources_ipv6"
+	lbVarSessionMask     = "session_mask"
 	lbVarSpreadIpv4      = "spread_ipv4"
 	lbVarSpreadIpv6      = "spread_ipv6"
 	lbVarVocabulary      = "vocabulary"
@@ -327,6 +438,7 @@ type lbSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbProgramSpecs struct {
 	Steelyard     *ebpf.ProgramSpec `ebpf:"steelyard"`
+	SteelyardNat  *ebpf.ProgramSpec `ebpf:"steelyard_nat"`
 	SteelyardPart *ebpf.ProgramSpec `ebpf:"steelyard_part"`
 }
 
@@ -338,18 +450,24 @@ type lbMapSpecs struct {
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
 	Control         *ebpf.MapSpec `ebpf:"control"`
+	Courses         *ebpf.MapSpec `ebpf:"courses"`
 	Egress          *ebpf.MapSpec `ebpf:"egress"`
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
+	NatEndpoints    *ebpf.MapSpec `ebpf:"nat_endpoints"`
+	NatPorts        *ebpf.MapSpec `ebpf:"nat_ports"`
+	NatTimeouts     *ebpf.MapSpec `ebpf:"nat_timeouts"`
 	Parts           *ebpf.MapSpec `ebpf:"parts"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
+	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
+	Translations    *ebpf.MapSpec `ebpf:"translations"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -358,15 +476,22 @@ type lbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
-	FlowMask     *ebpf.VariableSpec `ebpf:"flow_mask"`
-	FragmentMask *ebpf.VariableSpec `ebpf:"fragment_mask"`
-	GueChecksum  *ebpf.VariableSpec `ebpf:"gue_checksum"`
-	GuePort      *ebpf.VariableSpec `ebpf:"gue_port"`
-	HashSeed     *ebpf.VariableSpec `ebpf:"hash_seed"`
-	IcmpCost     *ebpf.VariableSpec `ebpf:"icmp_cost"`
-	SpreadIpv4   *ebpf.VariableSpec `ebpf:"spread_ipv4"`
-	SpreadIpv6   *ebpf.VariableSpec `ebpf:"spread_ipv6"`
-	Vocabulary   *ebpf.VariableSpec `ebpf:"vocabulary"`
+	FlowMask       *ebpf.VariableSpec `ebpf:"flow_mask"`
+	FragmentMask   *ebpf.VariableSpec `ebpf:"fragment_mask"`
+	GueChecksum    *ebpf.VariableSpec `ebpf:"gue_checksum"`
+	GuePort        *ebpf.VariableSpec `ebpf:"gue_port"`
+	HashSeed       *ebpf.VariableSpec `ebpf:"hash_seed"`
+	IcmpCost       *ebpf.VariableSpec `ebpf:"icmp_cost"`
+	NatFirstPort   *ebpf.VariableSpec `ebpf:"nat_first_port"`
+	NatPortCount   *ebpf.VariableSpec `ebpf:"nat_port_count"`
+	NatSourceIpv4  *ebpf.VariableSpec `ebpf:"nat_source_ipv4"`
+	NatSourceIpv6  *ebpf.VariableSpec `ebpf:"nat_source_ipv6"`
+	NatSourcesIpv4 *ebpf.VariableSpec `ebpf:"nat_sources_ipv4"`
+	NatSourcesIpv6 *ebpf.VariableSpec `ebpf:"nat_sources_ipv6"`
+	SessionMask    *ebpf.VariableSpec `ebpf:"session_mask"`
+	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
+	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
+	Vocabulary     *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
 
 // lbObjects contains all objects after they have been loaded into the kernel.
@@ -393,18 +518,24 @@ type lbMaps struct {
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
 	Control         *ebpf.Map `ebpf:"control"`
+	Courses         *ebpf.Map `ebpf:"courses"`
 	Egress          *ebpf.Map `ebpf:"egress"`
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
+	NatEndpoints    *ebpf.Map `ebpf:"nat_endpoints"`
+	NatPorts        *ebpf.Map `ebpf:"nat_ports"`
+	NatTimeouts     *ebpf.Map `ebpf:"nat_timeouts"`
 	Parts           *ebpf.Map `ebpf:"parts"`
 	Pools           *ebpf.Map `ebpf:"pools"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
+	Sessions        *ebpf.Map `ebpf:"sessions"`
 	Slots           *ebpf.Map `ebpf:"slots"`
 	Terms           *ebpf.Map `ebpf:"terms"`
+	Translations    *ebpf.Map `ebpf:"translations"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 }
@@ -415,18 +546,24 @@ func (m *lbMaps) Close() error {
 		m.BackendCounters,
 		m.Backends,
 		m.Control,
+		m.Courses,
 		m.Egress,
 		m.FlowEvents,
 		m.Flows,
 		m.Fragments,
 		m.Ledger,
+		m.NatEndpoints,
+		m.NatPorts,
+		m.NatTimeouts,
 		m.Parts,
 		m.Pools,
 		m.PortRanges,
 		m.Reasons,
 		m.ServerIds,
+		m.Sessions,
 		m.Slots,
 		m.Terms,
+		m.Translations,
 		m.VipCounters,
 		m.Vips,
 	)
@@ -436,15 +573,22 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
-	FlowMask     *ebpf.Variable `ebpf:"flow_mask"`
-	FragmentMask *ebpf.Variable `ebpf:"fragment_mask"`
-	GueChecksum  *ebpf.Variable `ebpf:"gue_checksum"`
-	GuePort      *ebpf.Variable `ebpf:"gue_port"`
-	HashSeed     *ebpf.Variable `ebpf:"hash_seed"`
-	IcmpCost     *ebpf.Variable `ebpf:"icmp_cost"`
-	SpreadIpv4   *ebpf.Variable `ebpf:"spread_ipv4"`
-	SpreadIpv6   *ebpf.Variable `ebpf:"spread_ipv6"`
-	Vocabulary   *ebpf.Variable `ebpf:"vocabulary"`
+	FlowMask       *ebpf.Variable `ebpf:"flow_mask"`
+	FragmentMask   *ebpf.Variable `ebpf:"fragment_mask"`
+	GueChecksum    *ebpf.Variable `ebpf:"gue_checksum"`
+	GuePort        *ebpf.Variable `ebpf:"gue_port"`
+	HashSeed       *ebpf.Variable `ebpf:"hash_seed"`
+	IcmpCost       *ebpf.Variable `ebpf:"icmp_cost"`
+	NatFirstPort   *ebpf.Variable `ebpf:"nat_first_port"`
+	NatPortCount   *ebpf.Variable `ebpf:"nat_port_count"`
+	NatSourceIpv4  *ebpf.Variable `ebpf:"nat_source_ipv4"`
+	NatSourceIpv6  *ebpf.Variable `ebpf:"nat_source_ipv6"`
+	NatSourcesIpv4 *ebpf.Variable `ebpf:"nat_sources_ipv4"`
+	NatSourcesIpv6 *ebpf.Variable `ebpf:"nat_sources_ipv6"`
+	SessionMask    *ebpf.Variable `ebpf:"session_mask"`
+	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
+	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
+	Vocabulary     *ebpf.Variable `ebpf:"vocabulary"`
 }
 
 // lbPrograms contains all programs after they have been loaded into the kernel.
@@ -452,12 +596,14 @@ type lbVariables struct {
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbPrograms struct {
 	Steelyard     *ebpf.Program `ebpf:"steelyard"`
+	SteelyardNat  *ebpf.Program `ebpf:"steelyard_nat"`
 	SteelyardPart *ebpf.Program `ebpf:"steelyard_part"`
 }
 
 func (p *lbPrograms) Close() error {
 	return _LbClose(
 		p.Steelyard,
+		p.SteelyardNat,
 		p.SteelyardPart,
 	)
 }

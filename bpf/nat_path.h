@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The path of packets of VIPs that translate, in both directions: to a backend, and
+ * back to the client in the VIP's name.
+ */
+#pragma once
+
+#include "answer.h"
+#include "carry.h"
+#include "choose.h"
+#include "connection.h"
+#include "count.h"
+#include "fragment.h"
+#include "icmp.h"
+#include "reset.h"
+#include "vip.h"
+
+/* What becomes of a packet of a VIP that translates. */
+struct course {
+	struct tuple from, to;
+	struct hop hop;
+	u32 backend; /* index of its record, or of nobody */
+	u32 index;   /* of its translation, NAT_NONE if it has none */
+};
+
+/* One for each CPU: the stack has no room for it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct course);
+} courses SEC(".maps");
+
+step void hop_to_backend(struct hop *hop, const struct backend *b)
+{
+	const u32 *mac = (const void *)b->mac;
+
+	hop->mac[0] = mac[0];
+	hop->mac[1] = mac[1];
+	hop->mac[2] = mac[2];
+	hop->ifindex = b->ifindex;
+	hop->vlan = b->vlan;
+	hop->mtu = b->mtu;
+}
+
+/* TCP of a connection that nobody knows is reset, so that its client does not wait. */
+step enum reason refuse_connection(struct xdp_md *ctx, const struct packet *pkt)
+{
+	if (pkt->protocol != IPPROTO_TCP || pkt->fragment || pkt->quoted || !icmp_cost ||
+	    !allowed())
+		return DROP_NO_CONNECTION;
+	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
+}
+
+step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const struct backend *b)
+{
+	return (u32)vip->vip << NAT_FACT_VIP_SHIFT | (b->outer_ipv4 ? NAT_FACT_IPV4 : 0) |
+	       (pkt->protocol == IPPROTO_TCP ? NAT_FACT_TCP : 0) |
+	       (pkt->l3 > sizeof(struct ethhdr) ? NAT_FACT_TAG : 0);
+}
+
+/* Begins a connection to the backend that the slot's owner is. */
+step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+		       struct course *c)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+	struct backend *b;
+
+	if (!pool)
+		return DROP_INTERNAL;
+	c->backend = choose_backend(ctx, pool, vip, pkt);
+	if (c->backend < OWNER_FIRST)
+		return TX_FORWARDED;
+	b = bpf_map_lookup_elem(&backends, &c->backend);
+	if (!b)
+		return DROP_INTERNAL;
+	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
+		return DROP_UNRESOLVED;
+	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
+	if (c->index == NAT_NONE)
+		return DROP_NO_NAT_PORT;
+	pkt->opener = true;
+	return TX_FORWARDED;
+}
+
+/* What a client's packet says of its connection. */
+step u64 client_flags(const struct packet *pkt, bool reset)
+{
+	if (!pkt->closer)
+		return 0;
+	return reset ? NAT_RESET : NAT_CLIENT_CLOSED;
+}
+
+/* Goes on with a connection. Returns false if its client has to begin another one. */
+step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+		struct course *c)
+{
+	struct translation *t = translation_at(c->index);
+	u64 state;
+
+	if (!t)
+		return false;
+	state = *(volatile u64 *)&t->state;
+	c->backend = flow_backend(state);
+	if (!connection_stays(pkt, state, ability(c->backend)))
+		return false;
+	if (pkt->quoted)
+		return true;
+	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
+		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
+	note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
+	see_connection(t, state, client_flags(pkt, pkt->resets));
+	return true;
+}
+
+/* Finds the translation of a client's packet to a fullnat VIP, or makes it. */
+step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
+				 const struct vip_entry *vip, struct course *c)
+{
+	bool begins = !pkt->quoted && (pkt->protocol == IPPROTO_UDP || pkt->opener);
+
+	pkt->hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
+	c->index = find_session(&c->from, pkt->hash, pkt->protocol, NAT_NONE);
+	if (c->index != NAT_NONE) {
+		if (go_on(ctx, pkt, vip, c))
+			return TX_FORWARDED;
+		close_connection(pkt->hash, c->index);
+		c->index = NAT_NONE;
+	}
+	if (!begins)
+		return DROP_NO_CONNECTION;
+	return begin(ctx, pkt, vip, c);
+}
+
+/* Who gets a client's packet, and under which tuple. */
+step enum reason course_to_backend(struct xdp_md *ctx, struct packet *pkt,
+				   const struct vip_entry *vip, struct course *c)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool;
+
+	c->index = NAT_NONE;
+	if (vip->mode == MODE_FULLNAT)
+		return find_connection(ctx, pkt, vip, c);
+	pool = bpf_map_lookup_elem(&pools, &pool_index);
+	if (!pool)
+		return DROP_INTERNAL;
+	c->backend = choose_backend(ctx, pool, vip, pkt);
+	return TX_FORWARDED;
+}
+
+/* The tuple of a packet as its backend is to see it. */
+step void to_backend(struct course *c, const struct backend *b, u32 ports)
+{
+	__be16 source = ports, port = b->port ? b->port : ports >> 16;
+
+	c->to.source = c->from.source;
+	if (c->index != NAT_NONE) {
+		c->to.source = nat_source(c->index);
+		source = nat_port(c->index);
+	}
+	c->to.destination = b->outer_destination;
+	c->to.ports = pair_ports(source, port);
+}
+
+/* Sends a client's packet to its backend. */
+step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt,
+				 const struct vip_entry *vip, struct course *c)
+{
+	u32 index = c->backend;
+	struct backend *b;
+	enum reason reason;
+	int more;
+
+	count_packet(&vip_counters, vip->vip, pkt);
+	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
+		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
+	if (index < OWNER_FIRST)
+		return DROP_NO_BACKEND;
+	b = bpf_map_lookup_elem(&backends, &index);
+	if (!b)
+		return DROP_INTERNAL;
+	if (!(b->modes & 1 << (vip->mode & 7)))
+		return DROP_UNRESOLVED;
+	to_backend(c, b, pkt->ports);
+	hop_to_backend(&c->hop, b);
+	more = growth(pkt, &c->to);
+	if (pkt->ttl <= 1)
+		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
+	if ((int)pkt->length + more > c->hop.mtu)
+		return tell(ctx, pkt, DROP_TOO_BIG, c->hop.mtu - more);
+	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	if (reason != TX_FORWARDED)
+		return reason;
+	count_packet(&backend_counters, index, pkt);
+	if (c->hop.ifindex == ctx->ingress_ifindex)
+		return TX_FORWARDED;
+	if (bpf_redirect_map(&egress, c->hop.ifindex, 0) != XDP_REDIRECT)
+		return DROP_UNRESOLVED;
+	return REDIRECT_FORWARDED;
+}
