@@ -19,6 +19,7 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/api"
 	"github.com/steelyard-lb/steelyard/pkg/api/apitest"
 	"github.com/steelyard-lb/steelyard/pkg/api/steelyardv1"
+	"github.com/steelyard-lb/steelyard/pkg/health"
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
@@ -212,6 +213,33 @@ func TestInlineChecks(t *testing.T) {
 	}
 }
 
+// Where ports are translated, backends are probed where they listen.
+func TestInlineChecksOfTranslatedPorts(t *testing.T) {
+	for _, mode := range []string{"nat", "fullnat"} {
+		vip := web()
+		vip.Mode = &mode
+		w := newWorld(t)
+		w.mustChange(t, addVIP(vip, &steelyardv1.BackendFields{Address: "10.0.1.10", Port: 8080}, &steelyardv1.BackendFields{Address: "10.0.1.10", Port: 8081}))
+		state, _ := w.Desired()
+		var probed []string
+		for _, target := range health.Targets(state) {
+			probed = append(probed, target.Check.Type.String()+" "+target.Endpoint().String())
+		}
+		if want := []string{"tcp 10.0.1.10:8080", "tcp 10.0.1.10:8081"}; !reflect.DeepEqual(probed, want) {
+			t.Errorf("%s: %q is probed, want %q", mode, probed, want)
+		}
+
+		w = newWorld(t)
+		w.mustChange(t, addVIP(vip, backends("10.0.1.10")...))
+		if state, _ = w.Desired(); state.Pools[0].Checks[0].Port != 80 {
+			t.Errorf("%s: of a backend without a port of its own %+v is probed", mode, state.Pools[0].Checks[0])
+		}
+		if want := map[string]model.Tracking{"nat": model.TrackingFlux, "fullnat": model.TrackingAlways}[mode]; state.VIPs[0].Tracking != want {
+			t.Errorf("%s is tracked %s, want %s", mode, state.VIPs[0].Tracking, want)
+		}
+	}
+}
+
 func TestSetChangesOnlyWhatIsGiven(t *testing.T) {
 	w := newWorld(t)
 	w.mustChange(t, addVIP(web(), backends("10.0.1.10", "10.0.1.11")...), addPool("other", backends("10.0.2.10")...))
@@ -308,8 +336,8 @@ func TestChangeErrors(t *testing.T) {
 		"backend without pool": {addBackend("wbe", "10.0.1.12"), connect.CodeNotFound, []string{`did you mean web?`}},
 		"empty pool":           {setVIP(&steelyardv1.VIPFields{Name: "web", Pool: new("spare")}), connect.CodeInvalidArgument, []string{`pool "spare" has no backends`}},
 		"no pool":              {addVIP(&steelyardv1.VIPFields{Name: "x", Endpoints: endpoints("192.0.2.11:any")}), connect.CodeInvalidArgument, []string{`VIP "x", pool: is missing`}},
-		"bad words, all named": {setVIP(&steelyardv1.VIPFields{Name: "web", Protocol: new("tpc"), Mode: new("nat"), Mss: new(uint32(70000))}), connect.CodeInvalidArgument,
-			[]string{"did you mean tcp?", `unknown forwarding mode "nat"`, "mss: 70000 is out of range"}},
+		"bad words, all named": {setVIP(&steelyardv1.VIPFields{Name: "web", Protocol: new("tpc"), Mode: new("snat"), Mss: new(uint32(70000))}), connect.CodeInvalidArgument,
+			[]string{"did you mean tcp?", `unknown forwarding mode "snat"; did you mean nat?`, "mss: 70000 is out of range"}},
 		"port too high": {setVIP(&steelyardv1.VIPFields{Name: "web", Endpoints: []*steelyardv1.Endpoint{{Address: "192.0.2.10", FirstPort: 65536}}}), connect.CodeInvalidArgument,
 			[]string{`VIP "web", endpoints: ports 65536 to 65536 of 192.0.2.10 are no range; want 1 to 65535`}},
 		"range backwards": {setVIP(&steelyardv1.VIPFields{Name: "web", AddEndpoints: []*steelyardv1.Endpoint{{Address: "192.0.2.10", FirstPort: 90, LastPort: 80}}}), connect.CodeInvalidArgument,
@@ -327,19 +355,22 @@ func TestChangeErrors(t *testing.T) {
 		"prefix of 33 bits":  {setVIP(&steelyardv1.VIPFields{Name: "web", AffinityIpv4Prefix: new(uint32(33))}), connect.CodeInvalidArgument, []string{"33 bits is out of range 1 to 32"}},
 		"bad fragments":      {setVIP(&steelyardv1.VIPFields{Name: "web", Fragments: new("drop")}), connect.CodeInvalidArgument, []string{`VIP "web", fragments:`, "want follow, hash"}},
 		"MSS of udp":         {setVIP(&steelyardv1.VIPFields{Name: "web", Protocol: new("udp"), Mss: new(uint32(1400))}), connect.CodeInvalidArgument, []string{`mss: only tcp has one, this is udp`}},
-		"QUIC over tcp":      {setVIP(&steelyardv1.VIPFields{Name: "web", Quic: new(true)}), connect.CodeInvalidArgument, []string{"quic: QUIC runs over udp, this is tcp"}},
-		"bad server ID":      {setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.10", ServerIds: serverIDs("7:01")}), connect.CodeInvalidArgument, []string{`pool "web", backend 10.0.1.10, server_id: "7:01" is not a server ID`}},
-		"bad tracking":       {setVIP(&steelyardv1.VIPFields{Name: "web", Tracking: new("fluks")}), connect.CodeInvalidArgument, []string{`VIP "web", tracking:`, "did you mean flux?"}},
-		"idle too long":      {setVIP(&steelyardv1.VIPFields{Name: "web", IdleTimeoutNanoseconds: new(int64(25 * time.Hour))}), connect.CodeInvalidArgument, []string{"idle_timeout", "out of range 1s to 24h"}},
-		"grace too long":     {setPool(&steelyardv1.PoolFields{Name: "web", DownGraceNanoseconds: new(int64(2 * time.Hour))}), connect.CodeInvalidArgument, []string{"down_grace"}},
-		"slow backwards":     {setPool(&steelyardv1.PoolFields{Name: "web", SlowStartNanoseconds: new(int64(-1))}), connect.CodeInvalidArgument, []string{"slow_start"}},
-		"bad address":        {addBackend("web", "10.0.1"), connect.CodeInvalidArgument, []string{`"10.0.1" is not an address`}},
-		"two violations":     {addVIP(&steelyardv1.VIPFields{Name: "x", Endpoints: endpoints("224.0.0.1:any")}, backends("127.0.0.1")...), connect.CodeInvalidArgument, []string{"multicast", "loopback"}},
-		"zero interval":      {addCheck("web", &steelyardv1.CheckFields{Name: "c", IntervalNanoseconds: new(int64(0)), Port: new(uint32(1))}), connect.CodeInvalidArgument, []string{"interval"}},
-		"nothing":            {&steelyardv1.Mutation{}, connect.CodeInvalidArgument, []string{"empty"}},
-		"nothing in it":      {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddVip{}}, connect.CodeInvalidArgument, []string{"pool: is missing"}},
-		"nothing to set":     {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetBackend{}}, connect.CodeNotFound, []string{"no pool"}},
-		"nothing to add":     {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddPool{}}, connect.CodeInvalidArgument, []string{"is not a name"}},
+		"ports of some": {addVIP(&steelyardv1.VIPFields{Name: "x", Endpoints: endpoints("192.0.2.11:80"), Mode: new("nat")}, &steelyardv1.BackendFields{Address: "10.0.1.7", Port: 8080}, &steelyardv1.BackendFields{Address: "10.0.1.8"}),
+			connect.CodeInvalidArgument, []string{`pool "x", check "tcp", port: is needed: backend 10.0.1.8 has no port of its own`}},
+		"fullnat in flux": {setVIP(&steelyardv1.VIPFields{Name: "web", Mode: new("fullnat")}), connect.CodeInvalidArgument, []string{`VIP "web", tracking: mode fullnat remembers every connection`, "use always"}},
+		"QUIC over tcp":   {setVIP(&steelyardv1.VIPFields{Name: "web", Quic: new(true)}), connect.CodeInvalidArgument, []string{"quic: QUIC runs over udp, this is tcp"}},
+		"bad server ID":   {setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.10", ServerIds: serverIDs("7:01")}), connect.CodeInvalidArgument, []string{`pool "web", backend 10.0.1.10, server_id: "7:01" is not a server ID`}},
+		"bad tracking":    {setVIP(&steelyardv1.VIPFields{Name: "web", Tracking: new("fluks")}), connect.CodeInvalidArgument, []string{`VIP "web", tracking:`, "did you mean flux?"}},
+		"idle too long":   {setVIP(&steelyardv1.VIPFields{Name: "web", IdleTimeoutNanoseconds: new(int64(25 * time.Hour))}), connect.CodeInvalidArgument, []string{"idle_timeout", "out of range 1s to 24h"}},
+		"grace too long":  {setPool(&steelyardv1.PoolFields{Name: "web", DownGraceNanoseconds: new(int64(2 * time.Hour))}), connect.CodeInvalidArgument, []string{"down_grace"}},
+		"slow backwards":  {setPool(&steelyardv1.PoolFields{Name: "web", SlowStartNanoseconds: new(int64(-1))}), connect.CodeInvalidArgument, []string{"slow_start"}},
+		"bad address":     {addBackend("web", "10.0.1"), connect.CodeInvalidArgument, []string{`"10.0.1" is not an address`}},
+		"two violations":  {addVIP(&steelyardv1.VIPFields{Name: "x", Endpoints: endpoints("224.0.0.1:any")}, backends("127.0.0.1")...), connect.CodeInvalidArgument, []string{"multicast", "loopback"}},
+		"zero interval":   {addCheck("web", &steelyardv1.CheckFields{Name: "c", IntervalNanoseconds: new(int64(0)), Port: new(uint32(1))}), connect.CodeInvalidArgument, []string{"interval"}},
+		"nothing":         {&steelyardv1.Mutation{}, connect.CodeInvalidArgument, []string{"empty"}},
+		"nothing in it":   {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddVip{}}, connect.CodeInvalidArgument, []string{"pool: is missing"}},
+		"nothing to set":  {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_SetBackend{}}, connect.CodeNotFound, []string{"no pool"}},
+		"nothing to add":  {&steelyardv1.Mutation{Mutation: &steelyardv1.Mutation_AddPool{}}, connect.CodeInvalidArgument, []string{"is not a name"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := w.change(t, row.mutation)

@@ -157,10 +157,10 @@ func (m *mutator) addPoolOf(vip *model.VIP, add *steelyardv1.AddVIP) error {
 	if add.GetNoChecks() && len(checks) > 0 {
 		return vipError(vip.Name, "checks", "give either checks or none, not both")
 	}
-	port, onePort := vip.OnePort()
+	port, known := checkedPort(vip, add.GetBackends())
 	if len(checks) == 0 && !add.GetNoChecks() {
 		kind := model.CheckTCP.String()
-		if vip.Protocol != model.TCP || !onePort {
+		if vip.Protocol != model.TCP || !known {
 			kind = model.CheckICMP.String()
 		}
 		checks = []*steelyardv1.CheckFields{{Type: &kind}}
@@ -182,6 +182,15 @@ func (m *mutator) addPoolOf(vip *model.VIP, add *steelyardv1.AddVIP) error {
 		}
 	}
 	return nil
+}
+
+// checkedPort is the port that the checks of a VIP's new backends probe unless they
+// say another: the backends' own, which is 0, or the VIP's, if it has just one.
+func checkedPort(vip *model.VIP, backends []*steelyardv1.BackendFields) (port uint16, known bool) {
+	if vip.Mode.TranslatesPort() && slices.ContainsFunc(backends, func(b *steelyardv1.BackendFields) bool { return b.GetPort() != 0 }) {
+		return 0, true
+	}
+	return vip.OnePort()
 }
 
 func (m *mutator) setVIP(fields *steelyardv1.VIPFields) error {

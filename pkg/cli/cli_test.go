@@ -286,6 +286,33 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// Backends of the NAT modes listen where they like, and are checked there.
+func TestTranslatedPorts(t *testing.T) {
+	b := newBench(t)
+	b.must(t, "vip add web 192.0.2.10:80 --mode nat --backend 10.0.1.10:8080 --backend 10.0.1.10:8081,weight=2")
+	b.must(t, "vip add any [2001:db8::10]:any --mode fullnat --backend 10.0.1.10 --backend 2001:db8:1::10")
+	if out := b.must(t, "check list web"); !strings.Contains(out, "tcp    tcp   backend's ") {
+		t.Errorf("the backends' own ports are not what is checked:\n%s", out)
+	}
+	if out := b.must(t, "vip list"); !strings.Contains(out, "192.0.2.10:80/tcp       nat ") || !strings.Contains(out, "[2001:db8::10]:any/tcp  fullnat ") {
+		t.Errorf("%s", out)
+	}
+	for line, want := range map[string]string{
+		"vip add x 192.0.2.11:80 --mode nat --pool web":                              `VIP "x": mode nat cannot tell whether 10.0.1.10:8080/tcp replies for 192.0.2.11:80 or for 192.0.2.10:80 of VIP "web"; give them pools`,
+		"vip set web --add-endpoint [2001:db8::10]:80":                               "mode nat cannot translate between IPv4 and IPv6, from [2001:db8::10]:80 to backend 10.0.1.10:8080",
+		"vip set web 192.0.2.10:80-90":                                               "mode nat cannot tell which port of 192.0.2.10:80-90/tcp a reply of backend 10.0.1.10:8080",
+		"vip set web --mode fullnat":                                                 "use always",
+		"vip set any --fragments hash":                                               "use follow, or mode nat",
+		"vip set web --mode dsr-l2":                                                  "mode dsr-l2 cannot translate port 80 to port 8080",
+		"vip add x 192.0.2.1:80 --mode nat --backend 10.0.0.1:81 --backend 10.0.0.2": `check "tcp", port: is needed: backend 10.0.0.2 has no port of its own`,
+	} {
+		if _, errs, exit := b.run(strings.Fields(line)...); exit != 5 || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %s", line, exit, errs)
+		}
+	}
+	b.must(t, "vip set web --mode fullnat --tracking always --add-endpoint [2001:db8::11]:80")
+}
+
 func TestLaggingChangeWarns(t *testing.T) {
 	b := newBench(t)
 	b.Observe(func(s *model.Status) { s.Applied, s.Error = 0, "pool web: no room for 65537 slots" })
@@ -482,6 +509,7 @@ func TestCompletion(t *testing.T) {
 		"vip set --remove-endpoint ":             nil,
 		"vip set web --affinity ":                {"flow\teach connection for itself", "source\ta client's connections together", "pool\ta client's connections together, to all VIPs of the pool"},
 		"vip set web --fragments ":               {"follow\tlater fragments follow the first", "hash\tfragments out of order go by addresses alone"},
+		"vip set web --mode ":                    {"dsr-ipip\tencapsulate in IP", "dsr-gue\tencapsulate in UDP", "dsr-l2\trewrite the MAC address", "nat\trewrite the destination; answers come back through the balancer", "fullnat\trewrite source and destination; backends see an address of the balancer"},
 		"vip set web --mss ":                     nil,
 		"backend set web 10.0.1.10 --server-id ": nil,
 		"status -o ":                             {"table", "json", "yaml"},

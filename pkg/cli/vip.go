@@ -30,9 +30,9 @@ type vipFlags struct {
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.protocol, "protocol", "", "tcp or udp (new VIPs: tcp)")
-	flags.StringVar(&f.mode, "mode", "", "how packets are forwarded: dsr-ipip, dsr-gue or dsr-l2 (new VIPs: dsr-ipip)")
+	flags.StringVar(&f.mode, "mode", "", "how packets are forwarded: dsr-ipip, dsr-gue, dsr-l2, nat or fullnat (new VIPs: dsr-ipip)")
 	flags.StringVar(&f.pool, "pool", "", "`name` of the pool that serves it")
-	flags.StringVar(&f.tracking, "tracking", "", "connections to remember: flux, always or none (new VIPs: flux; udp without --quic: always)")
+	flags.StringVar(&f.tracking, "tracking", "", "connections to remember: flux, always or none (new VIPs: flux; udp without --quic, and fullnat: always)")
 	flags.DurationVar(&f.idleTimeout, "idle-timeout", 0, fmt.Sprintf("how long a connection may be silent and still be kept, %v to %v (new VIPs: %v)",
 		span(model.MinIdleTimeout), span(model.MaxIdleTimeout), span(model.DefaultIdleTimeout)))
 	flags.StringVar(&f.affinity, "affinity", "", "what shares a backend: nothing (flow), a client's connections to this VIP (source), or to the pool's VIPs (pool) (new VIPs: flow)")
@@ -43,7 +43,8 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 	flags.BoolVar(&f.quic, "quic", false, "udp carries QUIC: know its connections, and follow server IDs in connection IDs")
 	completeFlag(cmd, "protocol", "tcp", "udp")
 	completeFlag(cmd, "tracking", "flux\tthose that a change of backends would move", "always\tall", "none\tnone: changes of backends break some")
-	completeFlag(cmd, "mode", "dsr-ipip\tencapsulate in IP", "dsr-gue\tencapsulate in UDP", "dsr-l2\trewrite the MAC address")
+	completeFlag(cmd, "mode", "dsr-ipip\tencapsulate in IP", "dsr-gue\tencapsulate in UDP", "dsr-l2\trewrite the MAC address",
+		"nat\trewrite the destination; answers come back through the balancer", "fullnat\trewrite source and destination; backends see an address of the balancer")
 	completeFlag(cmd, "affinity", "flow\teach connection for itself", "source\ta client's connections together", "pool\ta client's connections together, to all VIPs of the pool")
 	completeFlag(cmd, "fragments", "follow\tlater fragments follow the first", "hash\tfragments out of order go by addresses alone")
 	for _, free := range []string{"idle-timeout", "affinity-ipv4-prefix", "affinity-ipv6-prefix", "mss"} {
@@ -102,13 +103,15 @@ range that another VIP of the address and protocol has, and a range over "any".
 
 With --backend a pool of the VIP's name is made of the backends. Its check is tcp on
 the VIP's port, or icmp for UDP and where there is not just one port, unless --check
-says otherwise.`
+says otherwise. Backends of nat and fullnat may have ports of their own, on which they
+are checked then.`
 	cmd.Example = `  steelyard vip add web 192.0.2.10:80 --backend 10.0.1.10 --backend 10.0.1.11,weight=2
   steelyard vip add web6 [2001:db8::10]:80 --backend 2001:db8:1::10 --check http/healthz
   steelyard vip add dns 192.0.2.53:53 --protocol udp --mode dsr-l2 --pool resolvers
   steelyard vip add shop 192.0.2.10:80,443 [2001:db8::10]:80,443 --pool web --affinity source
   steelyard vip add ftp 192.0.2.21:21,30000-30999 --pool ftp --affinity source
-  steelyard vip add h3 192.0.2.10:443 --protocol udp --quic --mode dsr-gue --pool web`
+  steelyard vip add h3 192.0.2.10:443 --protocol udp --quic --mode dsr-gue --pool web
+  steelyard vip add app 192.0.2.10:8080 --mode nat --backend 10.0.1.10:80 --backend 10.0.1.11:80`
 	f.register(a, cmd)
 	flags := cmd.Flags()
 	flags.StringArrayVar(&backends, "backend", nil, "`ADDRESS[:PORT][,weight=N]` of a backend, and [,server_id=CONFIG:HEX] for QUIC; repeat for more")
@@ -157,7 +160,7 @@ all that it had; --add-endpoint and --remove-endpoint change single ones. Connec
 to an endpoint that goes break, all others stay.
 
 A VIP that starts to carry QUIC is tracked as it was: --tracking flux is the setting
-of a new one.`
+of a new one. One that is to have the mode fullnat needs --tracking always.`
 	cmd.Example = `  steelyard vip set web --pool web-green
   steelyard vip set web 192.0.2.11:8080
   steelyard vip set web --add-endpoint [2001:db8::10]:80,443 --remove-endpoint 192.0.2.11:8080

@@ -43,6 +43,15 @@ const (
 	MaxMTU = 65535
 )
 
+// Bounds of fullnat.
+const (
+	// MaxNATSourceBits is the most host bits of a prefix of SNAT addresses: memory
+	// is taken for every port of every one.
+	MaxNATSourceBits = 10
+	// MinNATPorts is the fewest ports of an SNAT address.
+	MinNATPorts = 64
+)
+
 // MaxICMPRate bounds the answers per second and CPU.
 const MaxICMPRate = 1_000_000
 
@@ -74,6 +83,7 @@ type Config struct {
 	// not given, the node makes one of its own.
 	HashSeed      [16]byte
 	Encapsulation Encapsulation
+	NAT           NAT
 	// ICMPRate is how many packet-too-big and time-exceeded messages each CPU sends
 	// per second at most, 0 to [MaxICMPRate].
 	ICMPRate uint32
@@ -106,6 +116,16 @@ type Encapsulation struct {
 	// MTU bounds IP packets on the way to backends, outer headers included, in
 	// bytes, [MinMTU] to [MaxMTU]; 0: that of the route.
 	MTU uint16
+}
+
+// NAT says what fullnat puts in place of a client's address and port.
+type NAT struct {
+	// SourceIPv4 and SourceIPv6 are prefixes of [MaxNATSourceBits] host bits at most,
+	// of which every address is used; a single address is one of full length. The zero
+	// Prefix: backends of that family cannot be reached under fullnat.
+	SourceIPv4, SourceIPv6 netip.Prefix
+	// Ports that are used of each address, [MinNATPorts] at least, never any.
+	Ports model.PortRange
 }
 
 // Limits are the sizes of the data plane's maps, in entries.
@@ -146,6 +166,7 @@ type Log struct {
 func Default() Config {
 	return Config{
 		Encapsulation: Encapsulation{GUEPort: 6080},
+		NAT:           NAT{Ports: model.PortRange{First: 1024, Last: math.MaxUint16}},
 		ICMPRate:      1000,
 		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14},
 		API:           API{Socket: "/run/steelyard/api.sock"},
@@ -211,11 +232,16 @@ func (r *reader) config(root node, c *Config) {
 		"xdp_mode":   oneOf(r, &c.XDPMode, model.XDPAuto, model.XDPNative, model.XDPGeneric),
 		"hash_seed":  r.text(setSeed(&c.HashSeed)),
 		"encapsulation": r.section(keys{
-			"source_ipv4":  r.text(setSource(&c.Encapsulation.SourceIPv4, netip.Addr.Is4, "IPv4")),
-			"source_ipv6":  r.text(setSource(&c.Encapsulation.SourceIPv6, netip.Addr.Is6, "IPv6")),
+			"source_ipv4":  r.text(setSource(&c.Encapsulation.SourceIPv4, ipv4, MaxSourceBits)),
+			"source_ipv6":  r.text(setSource(&c.Encapsulation.SourceIPv6, ipv6, MaxSourceBits)),
 			"gue_port":     number(r, &c.Encapsulation.GUEPort, 1, math.MaxUint16),
 			"gue_checksum": r.truth(&c.Encapsulation.GUEChecksum),
 			"mtu":          zeroOr(r, &c.Encapsulation.MTU, MinMTU, MaxMTU),
+		}),
+		"nat": r.section(keys{
+			"source_ipv4": r.text(setSource(&c.NAT.SourceIPv4, ipv4, MaxNATSourceBits)),
+			"source_ipv6": r.text(setSource(&c.NAT.SourceIPv6, ipv6, MaxNATSourceBits)),
+			"ports":       r.text(setPorts(&c.NAT.Ports)),
 		}),
 		"icmp_rate": number(r, &c.ICMPRate, 0, MaxICMPRate),
 		"limits": r.section(keys{

@@ -40,7 +40,7 @@ func TestReferenceFileIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	var known []string
-	_, err = Parse("probe", []byte("?: 1\nencapsulation: {?: 1}\nlimits: {?: 1}\napi: {?: 1}\nmetrics: {?: 1}\nlog: {?: 1}\n"))
+	_, err = Parse("probe", []byte("?: 1\nencapsulation: {?: 1}\nnat: {?: 1}\nlimits: {?: 1}\napi: {?: 1}\nmetrics: {?: 1}\nlog: {?: 1}\n"))
 	for _, line := range strings.Split(err.Error(), "\n") {
 		if _, list, ok := strings.Cut(line, "known here: "); ok {
 			known = append(known, strings.Split(list, ", ")...)
@@ -62,6 +62,7 @@ interfaces: [ens1f0, bond0.100]
 xdp_mode: native
 hash_seed: "00112233445566778899aabbccddeeff"
 encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::/112", gue_port: 65535, gue_checksum: true, mtu: 9000 }
+nat: { source_ipv4: 10.0.0.0/22, source_ipv6: "2001:db8::400/118", ports: 1-65535 }
 icmp_rate: 0
 limits: { vips: 10000, endpoints: 10000, pools: 65535, backends: 1048574, slots: 268435456, flows: 5000000, fragments: 16777216 }
 api: { socket: /run/a/../b.sock, group: adm }
@@ -80,6 +81,7 @@ log: { level: debug, format: json }
 		XDPMode:       model.XDPNative,
 		HashSeed:      [16]byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
 		Encapsulation: Encapsulation{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/112"), 65535, true, 9000},
+		NAT:           NAT{netip.MustParsePrefix("10.0.0.0/22"), netip.MustParsePrefix("2001:db8::400/118"), model.PortRange{First: 1, Last: 65535}},
 		Limits:        Limits{VIPs: 10000, Endpoints: 10000, Pools: 65535, Backends: 1<<20 - 2, Slots: 1 << 28, Flows: 1 << 23, Fragments: 1 << 24},
 		API:           API{Socket: "/run/b.sock", Group: "adm"},
 		Metrics:       Metrics{Listen: "[2001:db8::1]:9464"},
@@ -125,6 +127,26 @@ func TestSources(t *testing.T) {
 	}
 }
 
+func TestNAT(t *testing.T) {
+	for given, want := range map[string]NAT{
+		"source_ipv4: 192.0.2.1":           {SourceIPv4: netip.MustParsePrefix("192.0.2.1/32")},
+		"source_ipv4: 192.0.2.64/26":       {SourceIPv4: netip.MustParsePrefix("192.0.2.64/26")},
+		`source_ipv6: "2001:db8::1"`:       {SourceIPv6: netip.MustParsePrefix("2001:db8::1/128")},
+		`source_ipv6: "2001:db8::4/126"`:   {SourceIPv6: netip.MustParsePrefix("2001:db8::4/126")},
+		`source_ipv4: "", source_ipv6: ""`: {},
+		"ports: 1-64":                      {Ports: model.PortRange{First: 1, Last: 64}},
+		`ports: "65472-65535"`:             {Ports: model.PortRange{First: 65472, Last: 65535}},
+	} {
+		if want.Ports.Any() {
+			want.Ports = model.PortRange{First: 1024, Last: 65535}
+		}
+		c, err := Parse("nat.yaml", fmt.Appendf(nil, "nat: {%s}\n", given))
+		if err != nil || c.NAT != want {
+			t.Errorf("%s gives %+v, %v", given, c.NAT, err)
+		}
+	}
+}
+
 func TestEmptyFileIsDefault(t *testing.T) {
 	for _, in := range []string{"", "\n", "# nothing\n", "---\n", "{}"} {
 		c, err := Parse("empty.yaml", []byte(in))
@@ -165,6 +187,16 @@ func TestBadInput(t *testing.T) {
 		{"number is a fraction", "limits: {vips: 1.5}\n", "1:16", "not a fraction"},
 		{"number is negative", "limits: {vips: -1}\n", "1:16", "limits.vips: -1 is out of range 1 to 10000"},
 		{"number is enormous", "limits: {vips: 99999999999999999999999}\n", "1:16", "limits.vips: want a whole number from 1 to 10000, not text"},
+		{"too many SNAT addresses", "nat: {source_ipv4: 10.0.0.0/21}\n", "1:20", "10.0.0.0/21 leaves 11 bits free, at most 10 are possible; write a longer prefix, /22 or more"},
+		{"too many SNAT addresses of IPv6", "nat: {source_ipv6: \"2001:db8::/117\"}\n", "1:20", "2001:db8::/117 leaves 11 bits free, at most 10 are possible; write a longer prefix, /118 or more"},
+		{"SNAT address of the other family", "nat: {source_ipv4: \"2001:db8::1\"}\n", "1:20", "nat.source_ipv4: \"2001:db8::1\" is neither an IPv4 address nor a prefix of them"},
+		{"SNAT address that is none", "nat: {source_ipv6: \"::1\"}\n", "1:20", "::1 cannot be the source of packets to other hosts"},
+		{"SNAT prefix with more bits", "nat: {source_ipv4: 10.0.0.1/24}\n", "1:20", "10.0.0.1/24 has bits behind its length; write 10.0.0.0/24, or 10.0.0.1 for the one address"},
+		{"few SNAT ports", "nat: {ports: 1024-1086}\n", "1:14", `nat.ports: "1024-1086" is not a range of ports from 1 to 65535, at least 64 of them, such as 1024-65535`},
+		{"any SNAT port", "nat: {ports: any}\n", "1:14", `"any" is not a range of ports`},
+		{"SNAT ports backwards", "nat: {ports: 2000-1000}\n", "1:14", `"2000-1000" is not a range of ports`},
+		{"SNAT port 0", "nat: {ports: 0-65535}\n", "1:14", `"0-65535" is not a range of ports`},
+		{"SNAT ports as a number", "nat: {ports: 1024}\n", "1:14", "nat.ports: want text"},
 		{"vips", "limits: {vips: 10001}\n", "1:16", "10001 is out of range 1 to 10000"},
 		{"pools", "limits: {pools: 0}\n", "1:17", "0 is out of range 1 to 65535"},
 		{"backends", "limits: {backends: 1048577}\n", "1:20", "out of range 1 to 1048574"},

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // setter checks a text value and stores it in its place.
@@ -34,10 +36,19 @@ func setSeed(dst *[16]byte) setter {
 	}
 }
 
-// setSource takes a unicast address of one family, or a prefix of at most
-// [MaxSourceBits] host bits; an empty value stands for the address that the route
-// prefers.
-func setSource(dst *netip.Prefix, ofFamily func(netip.Addr) bool, family string) setter {
+// family is an address family by its name.
+type family string
+
+const (
+	ipv4 family = "IPv4"
+	ipv6 family = "IPv6"
+)
+
+func (f family) has(a netip.Addr) bool { return a.Is4() && f == ipv4 || a.Is6() && f == ipv6 }
+
+// setSource takes a unicast address of one family, or a prefix of at most so many
+// host bits; an empty value stands for none.
+func setSource(dst *netip.Prefix, of family, hostBits int) setter {
 	return func(value string) error {
 		if value == "" {
 			*dst = netip.Prefix{}
@@ -52,16 +63,27 @@ func setSource(dst *netip.Prefix, ofFamily func(netip.Addr) bool, family string)
 		}
 		addr := prefix.Addr()
 		switch {
-		case err != nil || !ofFamily(addr) || addr.Is4In6():
-			return fmt.Errorf("%q is neither an %s address nor a prefix of them", value, family)
+		case err != nil || !of.has(addr) || addr.Is4In6():
+			return fmt.Errorf("%q is neither an %s address nor a prefix of them", value, of)
 		case addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() || addr.IsLinkLocalUnicast():
 			return fmt.Errorf("%s cannot be the source of packets to other hosts", addr)
-		case addr.BitLen()-prefix.Bits() > MaxSourceBits:
-			return fmt.Errorf("%s leaves %d bits free, at most %d are possible; write a longer prefix, /%d or more", prefix, addr.BitLen()-prefix.Bits(), MaxSourceBits, addr.BitLen()-MaxSourceBits)
+		case addr.BitLen()-prefix.Bits() > hostBits:
+			return fmt.Errorf("%s leaves %d bits free, at most %d are possible; write a longer prefix, /%d or more", prefix, addr.BitLen()-prefix.Bits(), hostBits, addr.BitLen()-hostBits)
 		case prefix != prefix.Masked():
 			return fmt.Errorf("%s has bits behind its length; write %s, or %s for the one address", prefix, prefix.Masked(), addr)
 		}
 		*dst = prefix
+		return nil
+	}
+}
+
+func setPorts(dst *model.PortRange) setter {
+	return func(value string) error {
+		ports, err := model.ParsePortRange(value)
+		if err != nil || ports.Any() || int(ports.Last)-int(ports.First)+1 < MinNATPorts {
+			return fmt.Errorf("%q is not a range of ports from 1 to 65535, at least %d of them, such as 1024-65535", value, MinNATPorts)
+		}
+		*dst = ports
 		return nil
 	}
 }

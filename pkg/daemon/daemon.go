@@ -104,6 +104,9 @@ func (d *daemon) open() error {
 		OuterIPv6: d.Config.Encapsulation.SourceIPv6.Addr(),
 		MTU:       int(d.Config.Encapsulation.MTU),
 
+		NATIPv4: d.Config.NAT.SourceIPv4,
+		NATIPv6: d.Config.NAT.SourceIPv6,
+
 		SweepShare: int(d.Config.SweepShare),
 	})
 	return err
@@ -118,6 +121,10 @@ func planeOptions(c config.Config, seed [16]byte) dataplane.Options {
 		GUEPort:     c.Encapsulation.GUEPort,
 		GUEChecksum: c.Encapsulation.GUEChecksum,
 		ICMPRate:    c.ICMPRate,
+
+		NATSourceIPv4: c.NAT.SourceIPv4,
+		NATSourceIPv6: c.NAT.SourceIPv6,
+		NATPorts:      c.NAT.Ports,
 	}
 }
 

@@ -47,6 +47,12 @@ type Options struct {
 	GUEChecksum bool
 	// ICMPRate is how many ICMP errors each CPU answers in a second; 0: none.
 	ICMPRate uint32
+	// NATSourceIPv4 and NATSourceIPv6 are prefixes of at most 10 bits less than an
+	// address: all addresses that fullnat sends from. The zero Prefix: backends of that
+	// family are unresolved under fullnat.
+	NATSourceIPv4, NATSourceIPv6 netip.Prefix
+	// NATPorts are the ports that fullnat uses of each of these addresses, 64 at least.
+	NATPorts model.PortRange
 }
 
 // DefaultGUEPort is the port of GUE at IANA.

@@ -227,7 +227,7 @@ func invalidEndpoints() []invalid {
 		{"mapped among others", on(1, "192.0.2.9:80", "[::ffff:192.0.2.9]:80", "[::ffff:192.0.2.9]:81"),
 			[]string{`VIP "web", address: ::ffff:192.0.2.9 is IPv4-mapped; write 192.0.2.9`}},
 		{"port translation from one of several", func(s *State) { s.VIPs = s.VIPs[4:]; s.web().Backends[0].Port = 80 },
-			[]string{`VIP "wide": mode dsr-ipip cannot translate port 8000-8100 to port 80 of backend 10.0.1.10:80 in pool "web"; leave the backend's port out and let it listen on the VIP's`}},
+			[]string{`VIP "wide": mode dsr-ipip cannot translate port 8000-8100 to port 80 of backend 10.0.1.10:80 in pool "web"; leave the backend's port out and let it listen on the VIP's, or use mode nat or fullnat`}},
 		{"backend at the second address", func(s *State) { s.web().Backends[2].Address = address("2001:db8::2") },
 			[]string{`pool "web", backend 2001:db8::2: this is the address of VIP "wide"; a backend needs an address of its own`}},
 	}

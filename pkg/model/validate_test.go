@@ -131,7 +131,7 @@ func many(n int) []Backend {
 }
 
 func TestInvalid(t *testing.T) {
-	for _, row := range slices.Concat(invalidVIPs(), invalidEndpoints(), invalidVIPSettings(), invalidServerIDs(), invalidPools(), invalidBackends(), invalidChecks(), invalidRequests()) {
+	for _, row := range slices.Concat(invalidVIPs(), invalidEndpoints(), invalidVIPSettings(), invalidServerIDs(), invalidNAT(), invalidFullNAT(), invalidPools(), invalidBackends(), invalidChecks(), invalidRequests()) {
 		t.Run(row.name, func(t *testing.T) {
 			s := valid()
 			row.change(&s)
@@ -170,22 +170,22 @@ func invalidVIPs() []invalid {
 		{"overlapping VIPs with a port", func(s *State) { s.VIPs[2].Protocol, s.VIPs[2].QUIC = TCP, false }, []string{`VIP "web-quic": overlaps VIP "web": both have 192.0.2.1:80/tcp`}},
 		{"no protocol", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].MSS = 0, 0 }, []string{`VIP "web", protocol: want tcp or udp`}},
 		{"unknown protocol", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].MSS = 132, 0 }, []string{`VIP "web", protocol: want tcp or udp`}},
-		{"no mode", func(s *State) { s.VIPs[1].Mode = 0 }, []string{`VIP "web", mode: want dsr-l2, dsr-ipip or dsr-gue`}},
-		{"unknown mode", func(s *State) { s.VIPs[1].Mode = 4 }, []string{`VIP "web", mode: want dsr-l2, dsr-ipip or dsr-gue`}},
+		{"no mode", func(s *State) { s.VIPs[1].Mode = 0 }, []string{`VIP "web", mode: want dsr-l2, dsr-ipip, dsr-gue, nat or fullnat`}},
+		{"unknown mode", func(s *State) { s.VIPs[1].Mode = 6 }, []string{`VIP "web", mode: want dsr-l2, dsr-ipip, dsr-gue, nat or fullnat`}},
 		{"no pool named", func(s *State) { s.VIPs[1].Pool = "" }, []string{`VIP "web", pool: no pool ""`}},
 		{"unknown pool", func(s *State) { s.VIPs[1].Pool = "wbe" }, []string{`VIP "web", pool: no pool "wbe"; did you mean web?`}},
 		{"pool without backends", func(s *State) { s.VIPs[1].Pool = "spare" },
 			[]string{`VIP "web", pool: pool "spare" has no backends; add one first: steelyard backend add spare ADDRESS`}},
 		{"port translation under dsr-l2", func(s *State) { s.VIPs = s.VIPs[1:2]; s.web().Backends[0].Port = 8080 },
-			[]string{`VIP "web": mode dsr-l2 cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's`}},
+			[]string{`VIP "web": mode dsr-l2 cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's, or use mode nat or fullnat`}},
 		{"port translation under dsr-gue", func(s *State) { s.VIPs = s.VIPs[3:4]; s.web().Backends[0].Port = 8080 },
-			[]string{`VIP "web6": mode dsr-gue cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's`}},
+			[]string{`VIP "web6": mode dsr-gue cannot translate port 80 to port 8080 of backend 10.0.1.10:8080 in pool "web"; leave the backend's port out and let it listen on the VIP's, or use mode nat or fullnat`}},
 		{"two VIPs without an address", func(s *State) {
 			s.VIPs[0].Endpoints[0].Address, s.VIPs[1].Endpoints[0].Address = netip.Addr{}, netip.Addr{}
 		},
 			[]string{`VIP "any", address: is missing`, `VIP "web", address: is missing`}},
 		{"several mistakes", func(s *State) { s.VIPs[1].Protocol, s.VIPs[1].MSS, s.VIPs[1].Mode, s.VIPs[3].Pool = 0, 0, 0, "" },
-			[]string{`VIP "web", protocol: want tcp or udp`, `VIP "web", mode: want dsr-l2, dsr-ipip or dsr-gue`, `VIP "web6", pool: no pool ""`}},
+			[]string{`VIP "web", protocol: want tcp or udp`, `VIP "web", mode: want dsr-l2, dsr-ipip, dsr-gue, nat or fullnat`, `VIP "web6", pool: no pool ""`}},
 	}
 	for a, reason := range badAddresses() {
 		rows = append(rows, invalid{

@@ -19,6 +19,7 @@ func (v *validator) vips(vips []VIP, pools map[string]*Pool) {
 	}
 	v.clashes(vips)
 	v.fragments(vips)
+	v.replies(vips, pools)
 }
 
 func (v *validator) vip(at string, vip *VIP) {
@@ -27,8 +28,8 @@ func (v *validator) vip(at string, vip *VIP) {
 	if vip.Protocol != TCP && vip.Protocol != UDP {
 		v.fail(at+", protocol", "want tcp or udp")
 	}
-	if vip.Mode < ModeDSRL2 || vip.Mode > ModeDSRGUE {
-		v.fail(at+", mode", "want dsr-l2, dsr-ipip or dsr-gue")
+	if vip.Mode < ModeDSRL2 || vip.Mode > ModeFullNAT {
+		v.fail(at+", mode", "want dsr-l2, dsr-ipip, dsr-gue, nat or fullnat")
 	}
 	if vip.QUIC && vip.Protocol != UDP {
 		v.fail(at+", quic", "QUIC runs over udp, this is %s", vip.Protocol)
@@ -39,6 +40,9 @@ func (v *validator) vip(at string, vip *VIP) {
 		v.fail(at+", fragments", "want follow or hash")
 	}
 	v.mss(at+", mss", vip)
+	if vip.Mode == ModeFullNAT {
+		v.fullNAT(at, vip)
+	}
 }
 
 func (v *validator) endpoints(at string, vip *VIP) {
@@ -203,6 +207,9 @@ func (v *validator) vipAndPool(at string, vip *VIP, pools map[string]*Pool) {
 	if !vip.Mode.TranslatesPort() {
 		v.samePorts(at, vip, p)
 	}
+	if vip.Mode == ModeNAT {
+		v.sameFamily(at, vip, p)
+	}
 }
 
 // samePorts refuses backends on another port than the one that clients address.
@@ -214,7 +221,7 @@ func (v *validator) samePorts(at string, vip *VIP, p *Pool) {
 		}
 		for _, e := range vip.Endpoints {
 			if e.Ports != Port(b.Port) {
-				v.fail(at, "mode %s cannot translate port %s to port %d of backend %s in pool %q; leave the backend's port out and let it listen on the VIP's",
+				v.fail(at, "mode %s cannot translate port %s to port %d of backend %s in pool %q; leave the backend's port out and let it listen on the VIP's, or use mode nat or fullnat",
 					vip.Mode, e.Ports, b.Port, b, p.Name)
 				break
 			}

@@ -42,11 +42,18 @@ const (
 	// ModeDSRGUE encapsulates in UDP (draft-ietf-intarea-gue, version 0) over
 	// IPv4 or IPv6, so that networks and NICs on the way spread the flows.
 	ModeDSRGUE
+	// ModeNAT rewrites the destination to the backend's address and port. The
+	// balancer is the backends' gateway: replies come back through it, and a
+	// backend's address and port tell the endpoint that they are from.
+	ModeNAT
+	// ModeFullNAT rewrites source and destination, so that replies come back to
+	// the balancer from anywhere; the families of VIP and backend may differ.
+	ModeFullNAT
 )
 
-// ParseMode accepts "dsr-l2", "dsr-ipip" and "dsr-gue".
+// ParseMode accepts "dsr-l2", "dsr-ipip", "dsr-gue", "nat" and "fullnat".
 func ParseMode(s string) (Mode, error) {
-	return parseEnum("forwarding mode", s, []Mode{ModeDSRL2, ModeDSRIPIP, ModeDSRGUE})
+	return parseEnum("forwarding mode", s, []Mode{ModeDSRL2, ModeDSRIPIP, ModeDSRGUE, ModeNAT, ModeFullNAT})
 }
 
 func (m Mode) String() string {
@@ -57,6 +64,10 @@ func (m Mode) String() string {
 		return "dsr-ipip"
 	case ModeDSRGUE:
 		return "dsr-gue"
+	case ModeNAT:
+		return "nat"
+	case ModeFullNAT:
+		return "fullnat"
 	}
 	return fmt.Sprintf("mode(%d)", uint8(m))
 }
@@ -64,7 +75,7 @@ func (m Mode) String() string {
 // TranslatesPort reports whether backends of this mode may listen on a port
 // other than the VIP's. Under direct server return they cannot: the backend
 // answers the client itself, from the port that the client addressed.
-func (m Mode) TranslatesPort() bool { return false }
+func (m Mode) TranslatesPort() bool { return m == ModeNAT || m == ModeFullNAT }
 
 // Tracking says which flows of a VIP the flow table remembers.
 type Tracking uint8
@@ -75,7 +86,8 @@ const (
 	// a protocol without openers it remembers nothing at all: packets go to
 	// their slot's owner. The default for TCP, and right for DNS.
 	TrackingFlux Tracking = iota + 1
-	// TrackingAlways remembers every flow. The default for UDP.
+	// TrackingAlways remembers every flow. The default for UDP, and all that is
+	// possible under [ModeFullNAT].
 	TrackingAlways
 	// TrackingNone remembers nothing: a change of the pool moves the flows of
 	// the slots that change.
@@ -141,7 +153,7 @@ type VIP struct {
 
 // DefaultTracking is how the VIP tracks if it is not said.
 func (v *VIP) DefaultTracking() Tracking {
-	if v.HasOpeners() {
+	if v.HasOpeners() && v.Mode != ModeFullNAT {
 		return TrackingFlux
 	}
 	return TrackingAlways

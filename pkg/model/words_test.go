@@ -36,9 +36,9 @@ func TestWords(t *testing.T) {
 		"sctp": `unknown protocol "sctp"; did you mean tcp? want tcp, udp`,
 		"":     `unknown protocol ""; want tcp, udp`,
 	})
-	words(t, ParseMode, map[string]Mode{"dsr-l2": ModeDSRL2, "dsr-ipip": ModeDSRIPIP, "dsr-gue": ModeDSRGUE}, map[string]string{
-		"dsr-l3": `unknown forwarding mode "dsr-l3"; did you mean dsr-l2? want dsr-l2, dsr-ipip, dsr-gue`,
-		"nat":    `unknown forwarding mode "nat"; want dsr-l2, dsr-ipip, dsr-gue`,
+	words(t, ParseMode, map[string]Mode{"dsr-l2": ModeDSRL2, "dsr-ipip": ModeDSRIPIP, "dsr-gue": ModeDSRGUE, "nat": ModeNAT, "fullnat": ModeFullNAT}, map[string]string{
+		"dsr-l3": `unknown forwarding mode "dsr-l3"; did you mean dsr-l2? want dsr-l2, dsr-ipip, dsr-gue, nat, fullnat`,
+		"snat":   `unknown forwarding mode "snat"; did you mean nat? want dsr-l2, dsr-ipip, dsr-gue, nat, fullnat`,
 	})
 	words(t, ParseOnAllDown, map[string]OnAllDown{"drop": OnAllDownDrop, "reset": OnAllDownReset, "last-known": OnAllDownLastKnown}, map[string]string{
 		"last_known": `unknown on_all_down "last_known"; did you mean last-known? want drop, reset, last-known`,

@@ -43,6 +43,9 @@ func (l *Loop) change(expect uint64, note string, mutate func(*model.State) erro
 	if err := next.Validate(); err != nil {
 		return 0, err
 	}
+	if err := l.separate(next); err != nil {
+		return 0, err
+	}
 	forwarded, err := l.build(next)
 	if err != nil {
 		return 0, err

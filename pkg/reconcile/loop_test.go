@@ -255,6 +255,20 @@ func TestUnreadableStore(t *testing.T) {
 	}
 }
 
+// A configuration that takes the address of a VIP in the store is refused before
+// anything is set up.
+func TestVIPAmongNATSources(t *testing.T) {
+	s := newScene()
+	s.store.state = model.State{VIPs: []model.VIP{{Name: "www", Endpoints: []model.Endpoint{{Address: netip.MustParseAddr("10.0.1.97"), Ports: model.Port(80)}}}}}
+	const want = `VIP "www", address: 10.0.1.97 is one of those that this node's configuration has under nat.source_ipv4, 10.0.1.96/28`
+	if err := s.start([]string{"nat4=10.0.1.96/28"}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v", err)
+	}
+	if s.checker.sets+s.resolver.sets+s.plane.attempts != 0 {
+		t.Error("something was set up nevertheless")
+	}
+}
+
 // A state that cannot be applied at the start is no reason not to be ready: the
 // operator needs the daemon to put it right.
 func TestReadyWithoutRoom(t *testing.T) {

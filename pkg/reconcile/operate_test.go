@@ -42,7 +42,7 @@ func (o operation) run() error {
 		o.state.Pools = slices.DeleteFunc(o.state.Pools, func(p model.Pool) bool { return p.Name == name })
 		return nil
 	case "add-vip":
-		return o.addVIP(name, o.word(1), o.word(2))
+		return o.addVIP(name, o.word(1), o.word(2), o.word(3))
 	case "set-vip":
 		vip, err := o.state.VIP(name)
 		if err == nil {
@@ -104,16 +104,21 @@ func number(s string) (uint32, error) {
 	return uint32(n), err
 }
 
-func (o operation) addVIP(name, endpoint, pool string) error {
+func (o operation) addVIP(name, endpoint, pool, mode string) error {
 	at, err := model.ParseEndpoint(endpoint)
 	if err != nil {
 		return err
 	}
-	o.state.VIPs = append(o.state.VIPs, model.VIP{
+	vip := model.VIP{
 		Name: name, Endpoints: []model.Endpoint{at}, Protocol: model.TCP, Mode: model.ModeDSRIPIP, Pool: pool,
-		Tracking: model.TrackingFlux, IdleTimeout: model.DefaultIdleTimeout, Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow,
-	})
-	return nil
+		IdleTimeout: model.DefaultIdleTimeout, Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow,
+	}
+	if mode != "" {
+		vip.Mode, err = model.ParseMode(mode)
+	}
+	vip.Tracking = vip.DefaultTracking()
+	o.state.VIPs = append(o.state.VIPs, vip)
+	return err
 }
 
 func (o operation) onBackend(poolName, address string) error {

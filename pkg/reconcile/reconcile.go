@@ -70,6 +70,9 @@ type Options struct {
 	// prefers to those of the routes; invalid where there is no preference.
 	Version              string
 	OuterIPv4, OuterIPv6 netip.Addr
+	// NATIPv4 and NATIPv6 hold the source addresses of fullnat, nobody else's; invalid:
+	// it cannot reach backends of that family.
+	NATIPv4, NATIPv6 netip.Prefix
 	// MTU bounds that of every path, in bytes; 0: what the routes say.
 	MTU                     int
 	RetryFirst, RetryAtMost time.Duration
@@ -137,6 +140,9 @@ func New(o Options) (*Loop, error) {
 		started:  time.Now(),
 		health:   map[dataplane.BackendKey]model.Health{},
 		pause:    o.RetryFirst,
+	}
+	if err := l.separate(state); err != nil {
+		return nil, err
 	}
 	l.adopt(desired{state, revision})
 	return l, nil

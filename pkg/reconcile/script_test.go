@@ -204,6 +204,10 @@ func (s *scene) start(args []string) error {
 			o.OuterIPv4, err = netip.ParseAddr(value)
 		case "outer6":
 			o.OuterIPv6, err = netip.ParseAddr(value)
+		case "nat4":
+			o.NATIPv4, err = netip.ParsePrefix(value)
+		case "nat6":
+			o.NATIPv6, err = netip.ParsePrefix(value)
 		default:
 			err = fmt.Errorf("unknown setting %q", key)
 		}
@@ -317,6 +321,10 @@ func (s *scene) hop(address string, args []string) error {
 		hop.Destination[5] = 9
 	case "gone":
 		hop.Problem = "no route to it"
+	case "routed":
+		hop.OnLink = false
+	case "sourceless":
+		hop.SourceIP = netip.Addr{}
 	default:
 		return fmt.Errorf("%q is nothing that befalls next hops", args[0])
 	}

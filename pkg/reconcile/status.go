@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -45,7 +46,7 @@ func (l *Loop) status() (model.Status, error) {
 	if failure := cmp.Or(l.failure, l.drainFailure, l.sweepFailure); failure != nil {
 		s.Error = failure.Error()
 	}
-	view := poolView{counters: &counters, flows: &flows, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table()}
+	view := poolView{counters: &counters, flows: &flows, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table(), reach: l.reaching()}
 	for i := range l.desired.state.Pools {
 		p := &l.desired.state.Pools[i]
 		s.Pools = append(s.Pools, view.pool(p, l.forwarded.Pool(p.Name)))
@@ -77,6 +78,7 @@ type poolView struct {
 	flows    *dataplane.Flows
 	snapshot *health.Snapshot
 	hops     neighbor.Table
+	reach    reach
 }
 
 // pool describes a pool; forwarded is nil while it has not been applied.
@@ -95,7 +97,7 @@ func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolSta
 			Flows:      v.flows.Backends[key].Live,
 			Named:      v.flows.Backends[key].Named,
 			KeepsFlows: keeping[b.BackendID],
-			NextHop:    nextHop(v.hops[b.Address]),
+			NextHop:    v.nextHop(p.Name, b.Address),
 			Counters:   v.counters.Backends[key],
 		}
 		backend.Health, backend.Since = v.snapshot.Backend(p, b.BackendID)
@@ -110,13 +112,17 @@ func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolSta
 	return status
 }
 
-func nextHop(hop neighbor.Hop) model.NextHop {
+func (v *poolView) nextHop(pool string, addr netip.Addr) model.NextHop {
+	hop := v.hops[addr]
 	next := model.NextHop{Interface: hop.Interface, VLAN: hop.VLAN, Problem: hop.Problem}
 	switch {
 	case hop.Problem != "":
 	case hop.Link == 0:
 		next.Problem = "not yet resolved"
 	default:
+		if next.Problem = v.reach.problem(pool, addr); next.Problem != "" {
+			return next
+		}
 		next.MAC = net.HardwareAddr(hop.Destination[:]).String()
 	}
 	return next

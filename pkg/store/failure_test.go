@@ -56,7 +56,7 @@ func TestForeignContent(t *testing.T) {
 		{"newer schema", bucketMeta, keySchema, "4", "written by a newer version of Steelyard (schema 4; this one reads 3)"},
 		{"no number", bucketMeta, keySchema, "one", `its schema version is "one"`},
 		{"unknown field", bucketVIPs, "web", vip[:len(vip)-1] + `,"answer":42}`, `VIP "web": the record cannot be read: json: unknown field "answer"`},
-		{"unknown word", bucketVIPs, "web", strings.Replace(vip, "dsr-l2", "nat", 1), `unknown forwarding mode "nat"`},
+		{"unknown word", bucketVIPs, "web", strings.Replace(vip, "dsr-l2", "snat", 1), `unknown forwarding mode "snat"`},
 		{"missing fields", bucketVIPs, "web", `{}`, "unknown protocol"},
 		{"cut off", bucketVIPs, "web", vip[:40], "cannot be read"},
 		{"two records", bucketVIPs, "web", vip + vip, "followed by something else"},

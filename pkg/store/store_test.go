@@ -187,7 +187,7 @@ func anyVIP(name *rapid.Generator[string]) *rapid.Generator[model.VIP] {
 		return model.VIP{
 			Name: name.Draw(t, "name"), Endpoints: orNil(rapid.SliceOfN(anyEndpoint(), 0, 4).Draw(t, "endpoints")),
 			Protocol: rapid.SampledFrom([]model.Protocol{model.TCP, model.UDP}).Draw(t, "protocol"),
-			Mode:     rapid.SampledFrom([]model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE}).Draw(t, "mode"),
+			Mode:     rapid.SampledFrom([]model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE, model.ModeNAT, model.ModeFullNAT}).Draw(t, "mode"),
 			Pool:     name.Draw(t, "pool"),
 			Tracking: rapid.SampledFrom([]model.Tracking{model.TrackingFlux, model.TrackingAlways, model.TrackingNone}).Draw(t, "tracking"),
 			// Zero is written too: only what is missing has a default.
