@@ -79,6 +79,7 @@ func (p *Plane) Apply(state forwarding.State) error {
 	p.commitNumbers(next, &state)
 	p.writeBackends(next, &state)
 	p.writePools(next, &state)
+	p.writeNATTimeouts(next.vips)
 	if err := p.addServerIDs(next); err != nil {
 		return err
 	}
@@ -141,13 +142,24 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 	if err := p.countServerIDs(next); err != nil {
 		return nil, err
 	}
-	next.directory = buildDirectory(next.vips)
+	next.directory = buildDirectory(next.vips, next.ownersOf)
+	if err := countReplies(next.directory, state.VIPs, p.limits.Endpoints); err != nil {
+		return nil, err
+	}
 	if next.directory.equal(p.directory) {
 		return next, nil
 	}
 	var err error
 	next.table, err = buildVIPTable(next.directory.entries, vipBuckets(p.limits), p.random)
 	return next, err
+}
+
+// ownersOf are the numbers that backends of a place have under the plan.
+func (next *planned) ownersOf(at *place) map[model.BackendID]uint32 {
+	if owners, planned := next.owners[at]; planned {
+		return owners
+	}
+	return at.owners
 }
 
 // planVIP numbers a VIP. One that is on another place than before is in flux, and
@@ -214,10 +226,8 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 		links[uint32(path.Link)] = true
 	}
 	for link := range links {
-		err := p.maps.Egress.Put(link, link)
-		// An interface that is gone takes its paths with it: packets count as drop_unresolved.
-		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("egress interface %d: %w", link, err)
+		if err := p.sendsThrough(link); err != nil {
+			return err
 		}
 	}
 	for name, at := range next.places {
@@ -232,6 +242,16 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// sendsThrough lets packets leave through an interface.
+func (p *Plane) sendsThrough(link uint32) error {
+	err := p.maps.Egress.Put(link, link)
+	// An interface that is gone takes its paths with it: packets count as drop_unresolved.
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("egress interface %d: %w", link, err)
 	}
 	return nil
 }
@@ -325,7 +345,7 @@ func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 
 // rewriteVIPs gives packets the VIPs as they are now.
 func (p *Plane) rewriteVIPs() error {
-	listed := buildDirectory(p.applied.vips)
+	listed := buildDirectory(p.applied.vips, (*place).backendNumbers)
 	table, err := buildVIPTable(listed.entries, vipBuckets(p.limits), p.random)
 	if err != nil {
 		return err
@@ -361,27 +381,36 @@ func (p *Plane) writeVIPs(s *directory, t *vipTable) error {
 	for id, terms := range s.terms {
 		p.terms.store(uint32(half.terms)+id, terms)
 	}
+	copy(p.endpoints.elements[half.endpoints:], s.endpoints)
 	table := &control.VipTable[next]
-	table.Multiplier, table.Base, table.Shift, table.Wide = t.multiplier, base, t.shift, 0
-	if t.wide {
-		table.Wide = 1
-	}
+	table.Multiplier, table.Base, table.Shift = t.multiplier, base, t.shift
+	table.Wide, table.Replies = truth(t.wide), truth(t.replies)
 	atomic.StoreUint32(&control.CurrentVipTable, next)
 	p.directory = s
 	return nil
 }
 
-// half is where the terms and ranges of one of the two VIP tables begin.
-type half struct{ terms, ranges uint16 }
+func truth(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// half is where what one of the two VIP tables names begins.
+type half struct{ terms, ranges, endpoints uint16 }
 
 func halfOf(table uint32, limits Limits) half {
-	return half{terms: uint16(table * limits.VIPs), ranges: uint16(table * portRanges(limits))}
+	return half{terms: uint16(table * limits.VIPs), ranges: uint16(table * portRanges(limits)), endpoints: uint16(table * limits.Endpoints)}
 }
 
 func (h half) rebase(e *lbVipEntry) {
-	if e.Flags&uint16(lbVipFlagVIP_RANGES) != 0 {
+	switch {
+	case e.Flags&uint16(lbVipFlagVIP_RANGES) != 0:
 		e.Terms += h.ranges
-	} else {
+	case e.Endpoint&endpointReply != 0:
+		e.Terms += h.endpoints
+	default:
 		e.Terms += h.terms
 	}
 }

@@ -361,7 +361,7 @@ func TestBackendRecord(t *testing.T) {
 		"ipv6":                     {six, with("2001:db8::1", true), l2 | outer, 0},
 		"ipv6 with an IPv4 source": {six, with("10.0.0.1", false), 0, 0},
 	} {
-		b := backendRecord(c.id, c.path)
+		b := backendRecord(c.id, c.path, natSources{})
 		if b.Modes != c.modes || b.OuterIpv4 != c.ipv4 {
 			t.Errorf("%s: modes %b, outer IPv4 %d, want %b, %d", name, b.Modes, b.OuterIpv4, c.modes, c.ipv4)
 		}
@@ -369,7 +369,7 @@ func TestBackendRecord(t *testing.T) {
 			t.Errorf("%s: %+v", name, b)
 		}
 	}
-	if b := backendRecord(four, nil); b != (lbBackend{}) {
+	if b := backendRecord(four, nil, natSources{}); b != (lbBackend{}) {
 		t.Errorf("without a path: %+v", b)
 	}
 }

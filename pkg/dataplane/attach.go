@@ -58,6 +58,10 @@ func (p *Plane) attach(name string, mode model.XDPMode) (attachment, error) {
 	if err != nil {
 		return attachment{}, fmt.Errorf("no such interface; 'ip link' lists those there are")
 	}
+	// Answers to clients leave where clients' packets come from.
+	if err := p.sendsThrough(uint32(iface.Index)); err != nil {
+		return attachment{}, err
+	}
 	if a, err := p.replace(iface, mode); a != nil || err != nil {
 		return *cmp.Or(a, &attachment{}), err
 	}

@@ -28,7 +28,7 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 		if resolved, ok := paths[b.ID.Address]; ok {
 			path = &resolved
 		}
-		record := backendRecord(b.ID, path)
+		record := backendRecord(b.ID, path, p.sources)
 		record.Able = able(b)
 		p.backends.store(at.base()+owner, record)
 	}
@@ -81,7 +81,7 @@ func able(b forwarding.Backend) uint8 {
 }
 
 // backendRecord resolves a backend for the packet path; without a path it is unresolved.
-func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
+func backendRecord(id model.BackendID, path *forwarding.Path, sources natSources) lbBackend {
 	if path == nil {
 		return lbBackend{}
 	}
@@ -89,6 +89,13 @@ func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
 		Ifindex: uint32(path.Link),
 		Vlan:    bits.ReverseBytes16(path.VLAN),
 		Mtu:     uint16(min(path.MTU, math.MaxUint16)),
+		Port:    bits.ReverseBytes16(id.Port),
+		Modes:   1 << lbModeMODE_NAT,
+
+		OuterDestination: address(id.Address),
+	}
+	if sources.serves(id.Address) {
+		b.Modes |= 1 << lbModeMODE_FULLNAT
 	}
 	copy(b.Mac[:6], path.Destination[:])
 	copy(b.Mac[6:], path.Source[:])
@@ -97,11 +104,13 @@ func backendRecord(id model.BackendID, path *forwarding.Path) lbBackend {
 	}
 	if path.Outer.IsValid() && path.Outer.Is4() == id.Address.Is4() {
 		b.Modes |= 1<<lbModeMODE_DSR_IPIP | 1<<lbModeMODE_DSR_GUE
-		b.OuterSource, b.OuterDestination = address(path.Outer), address(id.Address)
+		b.OuterSource = address(path.Outer)
 		b.OuterAddresses = foldedSum(0, path.Outer, id.Address)
 	}
-	if id.Address.Is4() && path.Outer.Is4() {
+	if id.Address.Is4() {
 		b.OuterIpv4 = 1
+	}
+	if id.Address.Is4() && path.Outer.Is4() {
 		b.OuterChecksum = outerChecksum(path.Outer, id.Address)
 	}
 	return b

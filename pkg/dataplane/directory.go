@@ -34,10 +34,14 @@ type directory struct {
 	ranges  []lbPortRange
 	// terms by the number of the VIP.
 	terms map[uint32]lbVipTerms
+	// endpoints are those of nat VIPs, for answers; replies counts the keys of these.
+	endpoints []lbNatEndpoint
+	replies   int
 }
 
 func (s *directory) equal(other *directory) bool {
-	return slices.Equal(s.entries, other.entries) && slices.Equal(s.ranges, other.ranges) && maps.Equal(s.terms, other.terms)
+	return slices.Equal(s.entries, other.entries) && slices.Equal(s.ranges, other.ranges) && maps.Equal(s.terms, other.terms) &&
+		slices.Equal(s.endpoints, other.endpoints)
 }
 
 // wideKey is an address and protocol on which VIPs take ranges of ports, or any.
@@ -54,16 +58,21 @@ type wideClaim struct {
 
 // buildDirectory lays VIPs out for packets: a key for each port, one for all ranges
 // of an address and protocol, one for each address, and one for fragments where a
-// VIP takes them.
-func buildDirectory(vips map[string]*vip) *directory {
+// VIP takes them; and of nat VIPs, the keys of their backends' answers. Owners are the
+// backends of a place.
+func buildDirectory(vips map[string]*vip, owners func(*place) map[model.BackendID]uint32) *directory {
 	s := &directory{terms: map[uint32]lbVipTerms{}}
 	addresses := map[netip.Addr]bool{}
 	wide := map[wideKey][]wideClaim{}
 	hashed := map[wideKey]bool{}
+	var translating []*vip
 	for _, name := range slices.Sorted(maps.Keys(vips)) {
 		v := vips[name]
 		if v.hasTerms() {
 			s.terms[v.id] = v.terms()
+		}
+		if v.Mode == model.ModeNAT {
+			translating = append(translating, v)
 		}
 		entry := v.entry()
 		for _, e := range v.Endpoints {
@@ -83,7 +92,8 @@ func buildDirectory(vips map[string]*vip) *directory {
 			}
 		}
 	}
-	s.addWide(wide)
+	s.addWide(wide, 0)
+	s.addReplies(translating, owners)
 	return s
 }
 
@@ -92,15 +102,15 @@ func (s *directory) add(a netip.Addr, endpoint uint32, entry lbVipEntry) {
 	s.entries = append(s.entries, entry)
 }
 
-// addWide adds the keys of ranges. A VIP that takes any port, and has the key for
-// itself, needs none.
-func (s *directory) addWide(wide map[wideKey][]wideClaim) {
+// addWide adds the keys of ranges, with what else they have. A VIP that takes any port,
+// and has the key for itself, needs none.
+func (s *directory) addWide(wide map[wideKey][]wideClaim, also uint32) {
 	keys := slices.SortedFunc(maps.Keys(wide), func(a, b wideKey) int {
 		return cmp.Or(a.address.Compare(b.address), cmp.Compare(a.protocol, b.protocol))
 	})
 	for _, key := range keys {
 		claims := wide[key]
-		at := endpoint(key.protocol, 0)
+		at := also | endpoint(key.protocol, 0)
 		if len(claims) == 1 && claims[0].ports.Any() {
 			s.add(key.address, at, claims[0].entry)
 			continue
@@ -154,8 +164,10 @@ func (v *vip) entry() lbVipEntry {
 	}
 	flag(v.prior != nil, lbVipFlagVIP_IN_FLUX)
 	flag(v.changesAffinity(), lbVipFlagVIP_CHANGES_AFFINITY)
-	flag(v.tracks, lbVipFlagVIP_TRACKS)
-	flag(v.HasOpeners() && v.Tracking != model.TrackingNone, lbVipFlagVIP_OPENERS)
+	// What translates sources remembers flows by itself.
+	remembers := v.Mode == model.ModeFullNAT
+	flag(v.tracks && !remembers, lbVipFlagVIP_TRACKS)
+	flag(v.HasOpeners() && v.Tracking != model.TrackingNone && !remembers, lbVipFlagVIP_OPENERS)
 	flag(affine(v.Affinity), lbVipFlagVIP_AFFINE)
 	flag(v.MSS != 0, lbVipFlagVIP_CLAMPS_MSS)
 	flag(v.QUIC, lbVipFlagVIP_QUIC)
@@ -171,6 +183,10 @@ func modeOf(m model.Mode) lbMode {
 		return lbModeMODE_DSR_IPIP
 	case model.ModeDSRGUE:
 		return lbModeMODE_DSR_GUE
+	case model.ModeNAT:
+		return lbModeMODE_NAT
+	case model.ModeFullNAT:
+		return lbModeMODE_FULLNAT
 	}
 	return lbModeMODE_NONE
 }

@@ -83,6 +83,9 @@ type FlowEvents struct {
 	// EvictedConnections and Unremembered are flows that may break at the next
 	// change: alarms.
 	EvictedConnections, Unremembered uint64
+	// Opened are connections of fullnat that have begun; EvictedOpen those that gave
+	// their port away, for they had not begun with their backend, or had ended.
+	Opened, EvictedOpen uint64
 }
 
 // FlowEvents reads the counts.
@@ -104,6 +107,8 @@ func (p *Plane) FlowEvents() (FlowEvents, error) {
 		EvictedEmbryonic:   sums[lbFlowEventFLOW_EVICTED_EMBRYONIC],
 		EvictedConnections: sums[lbFlowEventFLOW_EVICTED_CONNECTION],
 		Unremembered:       sums[lbFlowEventFLOW_UNREMEMBERED],
+		Opened:             sums[lbFlowEventNAT_OPENED],
+		EvictedOpen:        sums[lbFlowEventNAT_EVICTED],
 	}, nil
 }
 

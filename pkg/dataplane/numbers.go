@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/bits"
+	"slices"
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
@@ -132,6 +133,13 @@ func (at *place) base() uint32 { return at.backends.start - uint32(lbOwnerOWNER_
 
 func (at *place) record() lbPool {
 	return lbPool{SlotBase: at.lines.start * slotsPerLine, Slots: at.slots, BackendBase: at.base()}
+}
+
+// backendNumbers are the numbers of the place's backends.
+func (at *place) backendNumbers() map[model.BackendID]uint32 { return at.owners }
+
+func sortedIDs(owners map[model.BackendID]uint32) []model.BackendID {
+	return slices.SortedFunc(maps.Keys(owners), model.BackendID.Compare)
 }
 
 func (at *place) String() string {

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
 	"math/rand/v2"
 	"net/netip"
@@ -64,8 +65,8 @@ const slotsPerLine = 16
 // Plane is the packet path in the kernel with its maps.
 type Plane struct {
 	program *ebpf.Program
-	// part is the program that the first one calls for parts of flows.
-	part    *ebpf.Program
+	// parts are the programs that the first one calls for what few packets are.
+	parts   map[lbPart]*ebpf.Program
 	maps    lbMaps
 	reasons []string
 	limits  Limits
@@ -92,6 +93,14 @@ type Plane struct {
 	ranges    memory[lbPortRange]
 	terms     memory[lbVipTerms]
 	fragments memory[lbFlowBucket]
+
+	// sources are where connections of fullnat come from.
+	sources      natSources
+	endpoints    memory[lbNatEndpoint]
+	translations memory[lbTranslation]
+	sessions     memory[lbSessionBucket]
+	natPorts     memory[lbNatPortsLine]
+	natTimeouts  memory[lbNatTimeout]
 
 	numbers numbers
 	applied applied
@@ -164,6 +173,7 @@ func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 		reasons: reasons,
 		limits:  limits,
 		seed:    options.Seed,
+		sources: sourcesOf(options),
 		pin:     pin,
 		random:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		numbers: newNumbers(limits),
@@ -204,10 +214,13 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	if err := spec.LoadAndAssign(&objects, &options); err != nil {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
-	p.program, p.part, p.maps = objects.Steelyard, objects.SteelyardPart, objects.lbMaps
-	// Pinned maps have that of a former daemon, which is another one's part.
-	if err := p.maps.Parts.Put(uint32(0), p.part); err != nil {
-		return fmt.Errorf("the packet path's second program: %w", err)
+	p.program, p.maps = objects.Steelyard, objects.lbMaps
+	p.parts = map[lbPart]*ebpf.Program{lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat}
+	// Pinned maps have those of a former daemon, which are another one's parts.
+	for which, part := range p.parts {
+		if err := p.maps.Parts.Put(uint32(which), part); err != nil {
+			return fmt.Errorf("the packet path's further programs: %w", err)
+		}
 	}
 	return closeMaps(options.MapReplacements)
 }
@@ -217,6 +230,7 @@ func (p *Plane) takeOver() error {
 	if err := p.mapMemories(); err != nil {
 		return err
 	}
+	defer p.markPorts()
 	switch {
 	case p.pin == nil:
 		return nil
@@ -261,12 +275,16 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
+		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
+		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
 	}
 }
 
 // specialize sizes the maps and sets the program's constants.
 func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error {
 	size(spec, limits)
+	sources := sourcesOf(options)
+	sources.size(spec)
 	port := options.GUEPort
 	if port == 0 {
 		port = DefaultGUEPort
@@ -275,7 +293,8 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 	if options.ICMPRate > 0 {
 		cost = uint64(time.Second) / uint64(options.ICMPRate)
 	}
-	for name, value := range map[string]any{
+	constants := sources.constants()
+	maps.Copy(constants, map[string]any{
 		lbVarHashSeed:     options.Seed,
 		lbVarFlowMask:     flowBuckets(limits) - 1,
 		lbVarFragmentMask: fragmentBuckets(limits) - 1,
@@ -284,7 +303,8 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarGuePort:      bits.ReverseBytes16(port),
 		lbVarGueChecksum:  options.GUEChecksum,
 		lbVarIcmpCost:     cost,
-	} {
+	})
+	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s: %w", name, err)
 		}
@@ -309,6 +329,8 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapVips].MaxEntries = 2 * vipBuckets(limits)
 	spec.Maps[lbMapPortRanges].MaxEntries = 2 * portRanges(limits)
 	spec.Maps[lbMapTerms].MaxEntries = 2 * limits.VIPs
+	spec.Maps[lbMapNatEndpoints].MaxEntries = 2 * limits.Endpoints
+	spec.Maps[lbMapNatTimeouts].MaxEntries = limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools
 	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
@@ -366,7 +388,28 @@ func (p *Plane) mapMemories() error {
 	if p.fragments, err = mapMemory[lbFlowBucket](p.maps.Fragments); err != nil {
 		return err
 	}
+	if err := p.mapNATMemories(); err != nil {
+		return err
+	}
 	p.ledger, err = mapMemory[lbLedgerPage](p.maps.Ledger)
+	return err
+}
+
+func (p *Plane) mapNATMemories() error {
+	var err error
+	if p.endpoints, err = mapMemory[lbNatEndpoint](p.maps.NatEndpoints); err != nil {
+		return err
+	}
+	if p.translations, err = mapMemory[lbTranslation](p.maps.Translations); err != nil {
+		return err
+	}
+	if p.sessions, err = mapMemory[lbSessionBucket](p.maps.Sessions); err != nil {
+		return err
+	}
+	if p.natPorts, err = mapMemory[lbNatPortsLine](p.maps.NatPorts); err != nil {
+		return err
+	}
+	p.natTimeouts, err = mapMemory[lbNatTimeout](p.maps.NatTimeouts)
 	return err
 }
 
@@ -377,8 +420,12 @@ func (p *Plane) Close() error {
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(),
+		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(),
 		p.maps.Close())
-	errs = append(errs, p.program.Close(), p.part.Close())
+	errs = append(errs, p.program.Close())
+	for _, part := range p.parts {
+		errs = append(errs, part.Close())
+	}
 	errs = append(errs, closeMaps(p.former))
 	if p.pin != nil {
 		errs = append(errs, p.pin.close())

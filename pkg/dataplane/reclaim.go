@@ -38,10 +38,14 @@ func (p *Plane) reclaimUntouched() error {
 		return nil
 	}
 	events, err := p.FlowEvents()
-	if err != nil || events.Remembered > 0 {
+	if err != nil || events.Remembered > 0 || events.Opened > 0 {
 		return err
 	}
-	reclaimed, err := p.reclaim(newSweep(p.now, p.epoch))
+	s, err := newSweep(p.now, p.epoch)
+	if err != nil {
+		return err
+	}
+	reclaimed, err := p.reclaim(s)
 	if err != nil || !reclaimed {
 		return err
 	}

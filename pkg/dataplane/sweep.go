@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
 // TickLength is the length of a tick of the flow table's clock.
@@ -28,7 +29,10 @@ type sweep struct {
 	began flux.Tick
 	// epoch is that of the state that packets met when it began.
 	epoch uint64
-	next  int // bucket
+	next  int // bucket, then translation
+	// natNow is the translations' time when it began.
+	natNow       flux.Tick
+	translations uint32
 	// Live flows by index of backend and of VIP.
 	backends, vips map[uint32]uint32
 	live           uint32
@@ -47,8 +51,8 @@ type SweepStats struct {
 	// Entries looked at, and the processor time that took.
 	Entries uint64
 	Took    time.Duration
-	// Live flows.
-	Live uint64
+	// Live flows, and connections of fullnat.
+	Live, Translations uint64
 }
 
 // SetClock moves the flow table's clock. It must be told at least every tick, and
@@ -68,7 +72,7 @@ func (p *Plane) NeedsSweep() bool {
 		return true
 	}
 	for _, v := range p.applied.vips {
-		if v.prior != nil || v.tracks {
+		if v.prior != nil || v.tracks || v.Mode == model.ModeFullNAT {
 			return true
 		}
 	}
@@ -84,40 +88,57 @@ func (p *Plane) SlotsInFlux() int {
 	return n
 }
 
-// Sweep looks at up to that many entries of the flow table and reports whether a
-// pass has ended. At the end of one, what may settle settles, and numbers that
-// nothing names any more are free.
+// Sweep looks at up to that many entries of the flow table, then of translations, and
+// reports whether a pass has ended. At the end of one, what may settle settles, and
+// numbers that nothing names any more are free.
 func (p *Plane) Sweep(entries int) (done bool, err error) {
 	if p.sweeping == nil {
-		p.sweeping = newSweep(p.now, p.epoch)
-	}
-	start := time.Now()
-	buckets := p.flows.elements[p.sweeping.next:]
-	buckets = buckets[:min(len(buckets), (entries+flowsPerBucket-1)/flowsPerBucket)]
-	for i := range buckets {
-		for j := range buckets[i].Flow {
-			p.visit(p.sweeping, &buckets[i].Flow[j])
+		if p.sweeping, err = newSweep(p.now, p.epoch); err != nil {
+			return false, err
 		}
 	}
-	p.sweeping.next += len(buckets)
-	p.sweeping.took += time.Since(start)
-	if p.sweeping.next < len(p.flows.elements) {
+	s := p.sweeping
+	start := time.Now()
+	s.next += p.sweepFlows(s, entries)
+	s.took += time.Since(start)
+	if s.next < len(p.flows.elements)+len(p.translations.elements) {
 		return false, nil
 	}
-	s := p.sweeping
 	p.sweeping = nil
 	return true, p.conclude(s)
 }
 
-func newSweep(now flux.Tick, epoch uint64) *sweep {
+// sweepFlows visits up to that many entries, and returns by how much the pass is on.
+func (p *Plane) sweepFlows(s *sweep, entries int) int {
+	if s.next >= len(p.flows.elements) {
+		first := s.next - len(p.flows.elements)
+		last := min(first+entries, len(p.translations.elements))
+		for i := first; i < last; i++ {
+			p.visitTranslation(s, uint32(i))
+		}
+		return last - first
+	}
+	buckets := p.flows.elements[s.next:]
+	buckets = buckets[:min(len(buckets), (entries+flowsPerBucket-1)/flowsPerBucket)]
+	for i := range buckets {
+		for j := range buckets[i].Flow {
+			p.visit(s, &buckets[i].Flow[j])
+		}
+	}
+	return len(buckets)
+}
+
+func newSweep(now flux.Tick, epoch uint64) (*sweep, error) {
+	natNow, err := natNow()
 	return &sweep{
+		natNow:   natNow,
 		epoch:    epoch,
 		began:    now,
 		backends: map[uint32]uint32{},
 		vips:     map[uint32]uint32{},
 		strays:   map[uint32]bool{},
 		held:     map[*place]map[uint32]bool{},
-	}
+	}, err
 }
 
 // visit expires an entry or notes what it says.
@@ -161,7 +182,7 @@ func (p *Plane) placeOf(backend uint32) *place {
 
 // conclude settles what a whole pass showed may settle, and takes back numbers.
 func (p *Plane) conclude(s *sweep) error {
-	p.stats = SweepStats{Sweeps: p.stats.Sweeps + 1, Entries: uint64(len(p.flows.elements) * flowsPerBucket), Took: s.took, Live: uint64(s.live)}
+	p.stats = SweepStats{Sweeps: p.stats.Sweeps + 1, Entries: uint64(len(p.flows.elements) * flowsPerBucket), Took: s.took, Live: uint64(s.live), Translations: uint64(s.translations)}
 	p.liveBackends, p.liveVIPs = s.backends, s.vips
 	if err := p.noteLosses(); err != nil {
 		return err

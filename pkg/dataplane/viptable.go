@@ -14,6 +14,8 @@ type vipTable struct {
 	shift      uint32
 	// wide: a VIP takes any port, or a range.
 	wide bool
+	// replies: there are keys of backends' answers.
+	replies bool
 }
 
 // bucketsPerEntry sizes the map. Of n keys in m buckets of two, a random hash puts
@@ -32,7 +34,9 @@ const (
 func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (*vipTable, error) {
 	t := &vipTable{}
 	for i := range entries {
-		if e := entries[i].Endpoint; e != endpointAddress && e < endpointFragment && e&0xffff == 0 {
+		e := entries[i].Endpoint &^ endpointReply
+		t.replies = t.replies || e != entries[i].Endpoint
+		if e != endpointAddress && e < endpointFragment && e&0xffff == 0 {
 			t.wide = true
 		}
 	}
