@@ -23,6 +23,11 @@ step u32 link_length(const struct hop *hop)
 	return sizeof(struct ethhdr) + (hop->vlan ? sizeof(struct vlan_header) : 0);
 }
 
+step u32 ip_header(bool ipv6)
+{
+	return ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+}
+
 /* By how many bytes the packet grows when it is sent from one tuple's version to another's. */
 step int growth(const struct packet *pkt, const struct tuple *to)
 {
@@ -30,7 +35,7 @@ step int growth(const struct packet *pkt, const struct tuple *to)
 
 	if (ipv6 == pkt->ipv6)
 		return 0;
-	return (ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) - (pkt->l4 - pkt->l3);
+	return (int)ip_header(ipv6) - (int)(pkt->l4 - pkt->l3);
 }
 
 /* Writes the link header at the head of the frame, before an IP packet of a version. */
@@ -77,9 +82,16 @@ side_step u32 complete_udp(struct xdp_md *ctx, u32 l4, u32 length, const struct 
 	return true;
 }
 
-/* A new IP header at an offset, for a payload of so many bytes. */
-step bool write_ip(struct xdp_md *ctx, u32 at, const struct packet *pkt, const struct tuple *to,
-		   u8 protocol, u32 payload)
+/* What a new IP header says besides the addresses. */
+struct ip_fields {
+	u8 protocol;
+	u8 tos;
+	u8 ttl;
+	u32 payload; /* bytes */
+};
+
+/* Writes an IP header at an offset, of the version that the addresses have. */
+step bool write_ip(struct xdp_md *ctx, u32 at, const struct ip_fields *f, const struct tuple *to)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
@@ -88,12 +100,12 @@ step bool write_ip(struct xdp_md *ctx, u32 at, const struct packet *pkt, const s
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		*(__be16 *)ip = bpf_htons(0x4500 | pkt->tos);
-		ip->tot_len = bpf_htons(sizeof(*ip) + payload);
+		*(__be16 *)ip = bpf_htons(0x4500 | f->tos);
+		ip->tot_len = bpf_htons(sizeof(*ip) + f->payload);
 		ip->id = 0;
 		ip->frag_off = IPV4_DONT_FRAGMENT;
-		ip->ttl = pkt->ttl - 1;
-		ip->protocol = protocol;
+		ip->ttl = f->ttl;
+		ip->protocol = f->protocol;
 		ip->check = 0;
 		ip->saddr = unmap_ipv4(&to->source);
 		ip->daddr = unmap_ipv4(&to->destination);
@@ -103,10 +115,10 @@ step bool write_ip(struct xdp_md *ctx, u32 at, const struct packet *pkt, const s
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		*(__be32 *)ip = bpf_htonl(6u << 28 | (u32)pkt->tos << 20);
-		ip->payload_len = bpf_htons(payload);
-		ip->nexthdr = protocol;
-		ip->hop_limit = pkt->ttl - 1;
+		*(__be32 *)ip = bpf_htonl(6u << 28 | (u32)f->tos << 20);
+		ip->payload_len = bpf_htons(f->payload);
+		ip->nexthdr = f->protocol;
+		ip->hop_limit = f->ttl;
 		__builtin_memcpy(&ip->saddr, &to->source, sizeof(ip->saddr));
 		__builtin_memcpy(&ip->daddr, &to->destination, sizeof(ip->daddr));
 	}
@@ -118,16 +130,21 @@ step enum reason carry_over(struct xdp_md *ctx, const struct packet *pkt, const 
 			    const struct hop *hop)
 {
 	bool ipv6 = !pkt->ipv6;
-	u32 header = ipv6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	u32 link = link_length(hop), payload = pkt->l3 + pkt->length - pkt->l4;
+	u32 link = link_length(hop), header = ip_header(ipv6);
+	struct ip_fields f = {
+		.protocol = pkt->protocol,
+		.tos = pkt->tos,
+		.ttl = pkt->ttl - 1,
+		.payload = pkt->l3 + pkt->length - pkt->l4,
+	};
 
 	if (pkt->fragment)
 		return DROP_UNTRANSLATABLE;
-	if (pkt->protocol == IPPROTO_UDP && ipv6 && !complete_udp(ctx, pkt->l4, payload, to))
+	if (pkt->protocol == IPPROTO_UDP && ipv6 && !complete_udp(ctx, pkt->l4, f.payload, to))
 		return DROP_UNTRANSLATABLE;
 	if (bpf_xdp_adjust_head(ctx, (int)pkt->l4 - (int)(link + header)))
 		return DROP_NO_HEADROOM;
-	if (!write_ip(ctx, link, pkt, to, pkt->protocol, payload) || !write_link(ctx, hop, ipv6))
+	if (!write_ip(ctx, link, &f, to) || !write_link(ctx, hop, ipv6))
 		return DROP_INTERNAL;
 	return TX_FORWARDED;
 }

@@ -92,6 +92,22 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 	}
 }
 
+/* Not a reason: the packet is for the program that translates. */
+#define TRANSLATE REASONS
+
+/* Finds the way of a packet whose VIP is known. */
+step enum reason route_in_mode(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			       struct route *route)
+{
+	return vip->mode >= MODE_NAT ? TRANSLATE : route_to(ctx, pkt, vip, route);
+}
+
+/* What becomes of a part of a flow that is for no VIP. */
+step enum reason not_for_vip(const struct packet *pkt)
+{
+	return may_be_reply(pkt) ? TRANSLATE : PASS_NOT_VIP;
+}
+
 /* Finds the way of a fragment that does not tell its VIP. */
 step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct route *route)
 {
@@ -99,14 +115,16 @@ step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct r
 	enum reason reason;
 
 	if (!for_vip_address(pkt))
-		return PASS_NOT_VIP;
+		return not_for_vip(pkt);
 	reason = follow_fragments(pkt, route);
+	if (reason == TX_FORWARDED && route->mode >= MODE_NAT)
+		return TRANSLATE;
 	if (reason != PASS_NOT_IP)
 		return reason;
 	if (!may_be_flow(pkt))
 		return PASS_NOT_VIP;
 	vip = find_fragment_vip(pkt);
-	return vip ? route_to(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;
+	return vip ? route_in_mode(ctx, pkt, vip, route) : DROP_FRAGMENT_EARLY;
 }
 
 /* Finds the way of a part of a flow. */
@@ -120,7 +138,7 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 		return route_fragment(ctx, pkt, route);
 	if (parsed == PARSED_ICMP_ERROR) {
 		if (!for_vip_address(pkt))
-			return PASS_NOT_VIP;
+			return not_for_vip(pkt);
 		reason = follow_quoted(ctx, pkt);
 		if (reason != TX_FORWARDED)
 			return reason;
@@ -129,22 +147,15 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 	}
 	vip = find_vip(pkt);
 	if (vip)
-		return route_to(ctx, pkt, vip, route);
-	if (pkt->fragment && !pkt->quoted && for_vip_address(pkt))
+		return route_in_mode(ctx, pkt, vip, route);
+	if (!for_vip_address(pkt))
+		return not_for_vip(pkt);
+	if (pkt->fragment && !pkt->quoted)
 		pass_together(pkt);
 	return PASS_NOT_VIP;
 }
 
-/* Fragments and ICMP errors: the whole path again. */
-SEC("xdp.frags")
-int steelyard_part(struct xdp_md *ctx)
-{
-	struct packet pkt = {};
-	struct route route = {};
-	enum reason reason = route_part(ctx, &pkt, parse(ctx, &pkt, true), &route);
-
-	return leave(reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason);
-}
+int steelyard_part(struct xdp_md *ctx);
 
 /*
  * The programs that are called for what few packets are. They are not functions of the
@@ -159,8 +170,24 @@ struct {
 	.values = {
 		[PART_OF_FLOW] = (void *)&steelyard_part,
 		[PART_NAT] = (void *)&steelyard_nat,
+		[PART_NAT_PART] = (void *)&steelyard_nat_part,
 	},
 };
+
+/* Fragments and ICMP errors: the whole path again. */
+SEC("xdp.frags")
+int steelyard_part(struct xdp_md *ctx)
+{
+	struct packet pkt = {};
+	struct route route = {};
+	enum reason reason = route_part(ctx, &pkt, parse(ctx, &pkt, true), &route);
+
+	if (reason == TRANSLATE) {
+		bpf_tail_call(ctx, &parts, PART_NAT_PART);
+		reason = DROP_INTERNAL;
+	}
+	return leave(reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason);
+}
 
 step enum reason decide(struct xdp_md *ctx)
 {

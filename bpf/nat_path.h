@@ -12,12 +12,24 @@
 #include "count.h"
 #include "fragment.h"
 #include "icmp.h"
+#include "quoted.h"
 #include "reset.h"
 #include "vip.h"
+
+/* What of an ICMP error is where: offsets and lengths as struct packet has them. */
+struct shape {
+	u32 l3, l4, length, quoted, quoted_l4;
+	u8 ipv6, protocol, fragment, reserved;
+};
 
 /* What becomes of a packet of a VIP that translates. */
 struct course {
 	struct tuple from, to;
+	struct tuple outer, outer_to; /* addresses of an ICMP error about it */
+	struct tuple quoted_tuple;    /* as it quotes them */
+	struct quoted quoted;
+	struct shape shape;
+	struct ip_fields quoted_ip, outer_ip;
 	struct hop hop;
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
@@ -164,16 +176,25 @@ step void to_backend(struct course *c, const struct backend *b, u32 ports)
 	c->to.ports = pair_ports(source, port);
 }
 
+step enum reason transmit_to_backend(struct xdp_md *ctx, const struct hop *hop)
+{
+	if (hop->ifindex == ctx->ingress_ifindex)
+		return TX_FORWARDED;
+	if (bpf_redirect_map(&egress, hop->ifindex, 0) != XDP_REDIRECT)
+		return DROP_UNRESOLVED;
+	return REDIRECT_FORWARDED;
+}
+
 /* Sends a client's packet to its backend. */
-step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt,
-				 const struct vip_entry *vip, struct course *c)
+step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip, u8 mode,
+				 struct course *c)
 {
 	u32 index = c->backend;
 	struct backend *b;
 	enum reason reason;
 	int more;
 
-	count_packet(&vip_counters, vip->vip, pkt);
+	count_packet(&vip_counters, vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 	if (index < OWNER_FIRST)
@@ -181,7 +202,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt,
 	b = bpf_map_lookup_elem(&backends, &index);
 	if (!b)
 		return DROP_INTERNAL;
-	if (!(b->modes & 1 << (vip->mode & 7)))
+	if (!(b->modes & 1 << (mode & 7)))
 		return DROP_UNRESOLVED;
 	to_backend(c, b, pkt->ports);
 	hop_to_backend(&c->hop, b);
@@ -194,9 +215,5 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt,
 	if (reason != TX_FORWARDED)
 		return reason;
 	count_packet(&backend_counters, index, pkt);
-	if (c->hop.ifindex == ctx->ingress_ifindex)
-		return TX_FORWARDED;
-	if (bpf_redirect_map(&egress, c->hop.ifindex, 0) != XDP_REDIRECT)
-		return DROP_UNRESOLVED;
-	return REDIRECT_FORWARDED;
+	return transmit_to_backend(ctx, &c->hop);
 }

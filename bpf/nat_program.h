@@ -1,40 +1,78 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The program that packets of VIPs that translate are handed to, whichever way they go. */
+/*
+ * The programs that packets of VIPs that translate are handed to, whichever way they go:
+ * one for whole packets, and one for parts of flows, as in the other modes.
+ */
 #pragma once
 
-#include "nat_path.h"
-#include "nat_reply.h"
+#include "nat_error.h"
+#include "nat_part.h"
+
+/* A client's packet. */
+step enum reason translate_request(struct xdp_md *ctx, struct packet *pkt,
+				   const struct vip_entry *vip, struct course *c)
+{
+	enum reason reason = course_to_backend(ctx, pkt, vip, c);
+
+	if (reason == TX_FORWARDED) {
+		if (pkt->fragment)
+			keep_to_backend(pkt, vip, c);
+		return send_to_backend(ctx, pkt, vip->vip, vip->mode, c);
+	}
+	count_packet(&vip_counters, vip->vip, pkt);
+	return reason == DROP_NO_CONNECTION ? refuse_connection(ctx, pkt) : reason;
+}
 
 /* A packet that tells ports: to a VIP, or from a backend. */
 step enum reason translate_flow(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
 	struct vip_entry *vip = find_vip(pkt);
-	enum reason reason;
 	u32 number;
 
-	if (vip && vip->mode >= MODE_NAT) {
-		reason = course_to_backend(ctx, pkt, vip, c);
-		if (reason == TX_FORWARDED)
-			return send_to_backend(ctx, pkt, vip, c);
-		count_packet(&vip_counters, vip->vip, pkt);
-		return reason == DROP_NO_CONNECTION ? refuse_connection(ctx, pkt) : reason;
-	}
+	if (vip)
+		return vip->mode >= MODE_NAT ? translate_request(ctx, pkt, vip, c) : PASS_NOT_VIP;
 	number = nat_source_number(&pkt->destination);
 	return number != NAT_NONE ? fullnat_reply(ctx, pkt, c, number) : nat_reply(ctx, pkt, c);
+}
+
+step enum reason translate_part(struct xdp_md *ctx, struct packet *pkt, struct course *c,
+				enum parsed parsed)
+{
+	if (parsed == PARSED_FLOW)
+		return translate_flow(ctx, pkt, c);
+	if (parsed == PARSED_LATER_FRAGMENT)
+		return translate_fragment(ctx, pkt, c);
+	return parsed == PARSED_ICMP_ERROR ? translate_icmp_error(ctx, pkt, c) : PASS_NOT_VIP;
+}
+
+/* The course of a packet that has been parsed, as far as that tells; NULL if there is none. */
+step struct course *set_out(struct xdp_md *ctx, const struct packet *pkt)
+{
+	u32 zero = 0;
+	struct course *c = bpf_map_lookup_elem(&courses, &zero);
+
+	if (!c || !load_addresses(ctx, pkt->l3 & L3_MASK, pkt->ipv6, &c->from))
+		return NULL;
+	c->from.ports = pkt->ports;
+	return c;
 }
 
 SEC("xdp.frags")
 int steelyard_nat(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
-	enum parsed parsed = parse(ctx, &pkt, true);
-	u32 zero = 0;
-	struct course *c = bpf_map_lookup_elem(&courses, &zero);
+	enum parsed parsed = parse(ctx, &pkt, false);
+	struct course *c = set_out(ctx, &pkt);
 
-	if (parsed != PARSED_FLOW)
-		return leave(PASS_NOT_VIP);
-	if (!c || !load_addresses(ctx, pkt.l3 & L3_MASK, pkt.ipv6, &c->from))
-		return leave(DROP_INTERNAL);
-	c->from.ports = pkt.ports;
-	return leave(translate_flow(ctx, &pkt, c));
+	return leave(c && parsed == PARSED_FLOW ? translate_flow(ctx, &pkt, c) : DROP_INTERNAL);
+}
+
+SEC("xdp.frags")
+int steelyard_nat_part(struct xdp_md *ctx)
+{
+	struct packet pkt = {};
+	enum parsed parsed = parse(ctx, &pkt, true);
+	struct course *c = set_out(ctx, &pkt);
+
+	return leave(c ? translate_part(ctx, &pkt, c, parsed) : DROP_INTERNAL);
 }

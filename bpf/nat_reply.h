@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "nat_path.h"
+#include "nat_fragment.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -132,6 +132,16 @@ step enum reason send_by_routes(struct xdp_md *ctx, const struct packet *pkt, st
 	return reason == TX_FORWARDED ? transmit_reply(ctx, c->hop.ifindex) : reason;
 }
 
+/* Gives a backend's packet to a client the name of the VIP's endpoint. */
+step void answer_as(struct course *c, const struct nat_endpoint *e)
+{
+	__be16 port = c->from.ports;
+
+	c->to.source = e->address;
+	c->to.destination = c->from.destination;
+	c->to.ports = pair_ports(e->port ? e->port : port, c->from.ports >> 16);
+}
+
 /* A backend's packet, perhaps an answer of a nat VIP's. */
 step enum reason nat_reply(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
@@ -139,9 +149,9 @@ step enum reason nat_reply(struct xdp_md *ctx, struct packet *pkt, struct course
 
 	if (!e)
 		return PASS_NOT_VIP;
-	c->to.source = e->address;
-	c->to.destination = c->from.destination;
-	c->to.ports = pair_ports(e->port ? e->port : pkt->ports, pkt->ports >> 16);
+	answer_as(c, e);
+	if (pkt->fragment)
+		remember_value(pkt, (u64)pkt->protocol << 16 | (u16)c->from.ports, MODE_NAT);
 	return send_by_routes(ctx, pkt, c);
 }
 
@@ -221,5 +231,7 @@ step enum reason fullnat_reply(struct xdp_md *ctx, struct packet *pkt, struct co
 	if (!t)
 		return PASS_NOT_VIP;
 	see_connection(t, state, backend_flags(pkt));
+	if (pkt->fragment)
+		remember_translation(pkt, c->index);
 	return send_back(ctx, pkt, c);
 }

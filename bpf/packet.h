@@ -19,6 +19,7 @@ struct packet {
 	u32 l3; /* offset of the IP header in the frame, 0: not IP or cut off before its address */
 	u32 l4; /* offset of the transport header */
 	u32 quoted;      /* offset of the IP header that an ICMP error quotes, else 0 */
+	u32 quoted_l4;   /* offset of the transport header that it quotes */
 	u32 fragment_id; /* as on the wire */
 	u8 fragment;     /* enum fragment */
 	bool ipv6;

@@ -14,6 +14,8 @@ struct quoted {
 	u64 addresses;
 	u32 ports;
 	u32 protocol;
+	u32 l4; /* offset of what is quoted of the transport header */
+	u32 reserved;
 };
 
 /* The offset of the ports that follow an IPv4 header, 0 if it tells none. */
@@ -68,6 +70,7 @@ side_step u32 parse_quoted(struct xdp_md *ctx, u32 at, u32 ipv6, struct quoted *
 	if (!at || (void *)(ports + 2) > end)
 		return PARSED_MALFORMED;
 	q->ports = (u32)ports[0] << 16 | ports[1];
+	q->l4 = at;
 	return q->protocol ? PARSED_FLOW : PARSED_MALFORMED;
 }
 
@@ -90,5 +93,6 @@ step enum reason follow_quoted(struct xdp_md *ctx, struct packet *pkt)
 	pkt->addresses = q.addresses;
 	pkt->ports = q.ports;
 	pkt->protocol = q.protocol;
+	pkt->quoted_l4 = q.l4;
 	return TX_FORWARDED;
 }
