@@ -180,7 +180,7 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
 	planned.prior, planned.priorAffinity, planned.visited = before.prior, before.priorAffinity, before.visited
 	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
-	if v.Tracking == model.TrackingNone {
+	if v.Tracking == model.TrackingNone || v.Mode == model.ModeFullNAT {
 		planned.prior, planned.visited = nil, nil
 		return planned, nil
 	}

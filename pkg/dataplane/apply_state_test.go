@@ -339,7 +339,7 @@ func TestMaps(t *testing.T) {
 func TestBackendRecord(t *testing.T) {
 	four, six := model.BackendID{Address: netip.MustParseAddr("10.0.0.10")}, model.BackendID{Address: netip.MustParseAddr("2001:db8::10")}
 	path := forwarding.Path{Link: 3, VLAN: 0x123, Source: mac{1, 2, 3, 4, 5, 6}, Destination: mac{7, 8, 9, 10, 11, 12}, OnLink: true, MTU: 70000}
-	l2, outer := uint8(1<<lbModeMODE_DSR_L2), uint8(1<<lbModeMODE_DSR_IPIP|1<<lbModeMODE_DSR_GUE)
+	l2, outer, nat := uint8(1<<lbModeMODE_DSR_L2), uint8(1<<lbModeMODE_DSR_IPIP|1<<lbModeMODE_DSR_GUE), uint8(1<<lbModeMODE_NAT)
 	with := func(source string, onLink bool) *forwarding.Path {
 		p := path
 		p.OnLink = onLink
@@ -354,12 +354,12 @@ func TestBackendRecord(t *testing.T) {
 		modes uint8
 		ipv4  uint8
 	}{
-		"ipv4":                     {four, with("10.0.0.1", true), l2 | outer, 1},
-		"ipv4 through a gateway":   {four, with("10.0.0.1", false), outer, 1},
-		"ipv4 without a source":    {four, with("", true), l2, 0},
-		"ipv4 with an IPv6 source": {four, with("2001:db8::1", true), l2, 0},
-		"ipv6":                     {six, with("2001:db8::1", true), l2 | outer, 0},
-		"ipv6 with an IPv4 source": {six, with("10.0.0.1", false), 0, 0},
+		"ipv4":                     {four, with("10.0.0.1", true), l2 | outer | nat, 1},
+		"ipv4 through a gateway":   {four, with("10.0.0.1", false), outer | nat, 1},
+		"ipv4 without a source":    {four, with("", true), l2 | nat, 1},
+		"ipv4 with an IPv6 source": {four, with("2001:db8::1", true), l2 | nat, 1},
+		"ipv6":                     {six, with("2001:db8::1", true), l2 | outer | nat, 0},
+		"ipv6 with an IPv4 source": {six, with("10.0.0.1", false), nat, 0},
 	} {
 		b := backendRecord(c.id, c.path, natSources{})
 		if b.Modes != c.modes || b.OuterIpv4 != c.ipv4 {

@@ -18,6 +18,7 @@ import (
 type ledger struct {
 	Limits Limits            `json:"limits"`
 	Seed   Seed              `json:"seed"`
+	NAT    natSources        `json:"nat"`
 	Links  map[string]string `json:"links,omitempty"` // interface to mode
 	Places []ledgerPlace     `json:"places,omitempty"`
 	VIPs   []ledgerVIP       `json:"vips,omitempty"`
@@ -118,7 +119,7 @@ func (p *Plane) record(next *planned) error {
 	if p.pin == nil {
 		return nil
 	}
-	l := &ledger{Limits: p.limits, Seed: p.seed, Links: map[string]string{}}
+	l := &ledger{Limits: p.limits, Seed: p.seed, NAT: p.sources, Links: map[string]string{}}
 	for _, a := range p.attached {
 		l.Links[a.name] = a.mode
 	}

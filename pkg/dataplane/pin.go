@@ -115,7 +115,8 @@ func (d *pinning) close() error { return d.lock.Close() }
 
 // load opens the pinned maps. Without any, or with what a start that was killed
 // left, it returns none, and clears the way. Maps of another layout are refused;
-// same says whether all have the sizes of the spec as well.
+// same says whether all are there, of the sizes of the spec: a former version may have
+// had fewer.
 func (d *pinning) load(spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, same bool, err error) {
 	if err := d.recover(); err != nil {
 		return nil, false, err
@@ -129,6 +130,10 @@ func (d *pinning) load(spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, sa
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(d.mapPath(name), nil)
+		if errors.Is(err, fs.ErrNotExist) {
+			same = false
+			continue
+		}
 		if err == nil {
 			maps[name] = m
 			same = same && m.MaxEntries() == want.MaxEntries

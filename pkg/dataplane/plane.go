@@ -95,12 +95,14 @@ type Plane struct {
 	fragments memory[lbFlowBucket]
 
 	// sources are where connections of fullnat come from.
-	sources      natSources
-	endpoints    memory[lbNatEndpoint]
-	translations memory[lbTranslation]
-	sessions     memory[lbSessionBucket]
-	natPorts     memory[lbNatPortsLine]
-	natTimeouts  memory[lbNatTimeout]
+	sources natSources
+	// formerSources are those of the former maps.
+	formerSources natSources
+	endpoints     memory[lbNatEndpoint]
+	translations  memory[lbTranslation]
+	sessions      memory[lbSessionBucket]
+	natPorts      memory[lbNatPortsLine]
+	natTimeouts   memory[lbNatTimeout]
 
 	numbers numbers
 	applied applied
@@ -204,6 +206,12 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 			return err
 		}
 		p.adopted = len(pinned) > 0
+		if p.adopted && same {
+			same, err = p.sameSources(pinned[lbMapLedger])
+		}
+		if err != nil {
+			return errors.Join(err, closeMaps(pinned))
+		}
 		if same {
 			options.MapReplacements = pinned
 		} else {

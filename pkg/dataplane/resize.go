@@ -9,7 +9,8 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/flux"
 )
 
-// Other limits mean other maps. They are filled beside those that packets use: all
+// Other limits mean other maps, and so do other addresses for fullnat, or a version
+// that has more of them. They are filled beside those that packets use: all
 // that the ledger names, at the numbers that it has, and the flows. Then the program
 // is replaced, and flows that came in between are carried over as well. Fragments
 // whose packet is on its way at that moment are lost.
@@ -38,6 +39,10 @@ func (p *Plane) carryOver() error {
 		return err
 	}
 	if err := p.carryFlows(); err != nil {
+		return err
+	}
+	p.formerSources = l.NAT
+	if err := p.carryTranslations(); err != nil {
 		return err
 	}
 	if err := p.record(nil); err != nil {
@@ -89,12 +94,15 @@ func (p *Plane) copyCounters() error {
 			}
 		}
 	}
-	for i := range uint32(lbReasonREASONS) {
-		if err := copyCount[uint64](p.maps.Reasons, p.former[lbMapReasons], i); err != nil {
-			return err
+	// Of a version that has others, a reason's number is not what it is here.
+	if p.former[lbMapReasons].MaxEntries() == p.maps.Reasons.MaxEntries() {
+		for i := range uint32(lbReasonREASONS) {
+			if err := copyCount[uint64](p.maps.Reasons, p.former[lbMapReasons], i); err != nil {
+				return err
+			}
 		}
 	}
-	for i := range uint32(lbFlowEventFLOW_EVENTS) {
+	for i := range min(uint32(lbFlowEventFLOW_EVENTS), p.former[lbMapFlowEvents].MaxEntries()) {
 		if err := copyCount[uint64](p.maps.FlowEvents, p.former[lbMapFlowEvents], i); err != nil {
 			return err
 		}
@@ -174,6 +182,9 @@ func (p *Plane) finishCarryOver() error {
 		return err
 	}
 	if err := p.carryFlows(); err != nil {
+		return err
+	}
+	if err := p.carryTranslations(); err != nil {
 		return err
 	}
 	former := p.former

@@ -29,7 +29,8 @@ type sweep struct {
 	began flux.Tick
 	// epoch is that of the state that packets met when it began.
 	epoch uint64
-	next  int // bucket, then translation
+	// bucket of the flow table, then translation, that comes next.
+	bucket, translation int
 	// natNow is the translations' time when it began.
 	natNow       flux.Tick
 	translations uint32
@@ -99,33 +100,42 @@ func (p *Plane) Sweep(entries int) (done bool, err error) {
 	}
 	s := p.sweeping
 	start := time.Now()
-	s.next += p.sweepFlows(s, entries)
+	for entries > 0 && !p.over(s) {
+		entries -= p.sweepOn(s, entries)
+	}
 	s.took += time.Since(start)
-	if s.next < len(p.flows.elements)+len(p.translations.elements) {
+	if !p.over(s) {
 		return false, nil
 	}
 	p.sweeping = nil
 	return true, p.conclude(s)
 }
 
-// sweepFlows visits up to that many entries, and returns by how much the pass is on.
-func (p *Plane) sweepFlows(s *sweep, entries int) int {
-	if s.next >= len(p.flows.elements) {
-		first := s.next - len(p.flows.elements)
-		last := min(first+entries, len(p.translations.elements))
-		for i := first; i < last; i++ {
-			p.visitTranslation(s, uint32(i))
+// over reports whether a pass has looked at everything.
+func (p *Plane) over(s *sweep) bool {
+	return s.bucket == len(p.flows.elements) && s.translation == len(p.translations.elements)
+}
+
+// sweepOn goes on with a pass, and returns at how many entries it has looked, about as
+// many as it may.
+func (p *Plane) sweepOn(s *sweep, entries int) int {
+	if s.bucket == len(p.flows.elements) {
+		last := min(s.translation+entries, len(p.translations.elements))
+		n := last - s.translation
+		for ; s.translation < last; s.translation++ {
+			p.visitTranslation(s, uint32(s.translation))
 		}
-		return last - first
+		return n
 	}
-	buckets := p.flows.elements[s.next:]
+	buckets := p.flows.elements[s.bucket:]
 	buckets = buckets[:min(len(buckets), (entries+flowsPerBucket-1)/flowsPerBucket)]
 	for i := range buckets {
 		for j := range buckets[i].Flow {
 			p.visit(s, &buckets[i].Flow[j])
 		}
 	}
-	return len(buckets)
+	s.bucket += len(buckets)
+	return len(buckets) * flowsPerBucket
 }
 
 func newSweep(now flux.Tick, epoch uint64) (*sweep, error) {
@@ -245,11 +255,12 @@ func (p *Plane) settleVIPs(s *sweep) (bool, error) {
 	return true, p.dropServerIDs()
 }
 
-// idleOf is the longest idle time of the VIPs whose flows may be on a place.
+// idleOf is the longest idle time of the VIPs whose flows may be on a place, and of which
+// slots know more than translations.
 func (p *Plane) idleOf(at *place) flux.Tick {
 	idle := flux.Tick(0)
 	for _, v := range p.applied.vips {
-		if v.place == at || v.prior == at {
+		if (v.place == at || v.prior == at) && v.Mode != model.ModeFullNAT {
 			idle = max(idle, v.idle)
 		}
 	}

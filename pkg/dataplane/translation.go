@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
@@ -166,5 +167,62 @@ func (p *Plane) markPorts() {
 			}
 			atomic.StoreUint64(&p.natPorts.elements[i].Word[j], word)
 		}
+	}
+}
+
+// sameSources reports whether connections of pinned maps come from the addresses that
+// they would come from now: a translation's place stands for one.
+func (p *Plane) sameSources(pinned *ebpf.Map) (bool, error) {
+	m, err := mapMemory[lbLedgerPage](pinned)
+	if err != nil {
+		return false, err
+	}
+	defer m.close()
+	l, err := p.readLedger(m)
+	if err != nil {
+		return true, nil // who adopts the maps refuses it, and says so
+	}
+	return l.NAT.IPv4 == p.sources.IPv4 && l.NAT.IPv6 == p.sources.IPv6, nil
+}
+
+// carryTranslations copies the connections of the former maps whose addresses are still
+// among the sources. The others are lost, as their addresses are.
+func (p *Plane) carryTranslations() error {
+	if p.former[lbMapTranslations] == nil || p.formerSources.count() == 0 {
+		return nil
+	}
+	former, err := mapMemory[lbTranslation](p.former[lbMapTranslations])
+	if err != nil {
+		return err
+	}
+	for i := range former.elements {
+		index := uint32(i)
+		number, kept := p.sources.number(p.formerSources.address(index / natPerAddress))
+		if kept {
+			p.carryTranslation(&former.elements[i], number*natPerAddress+index%natPerAddress)
+		}
+	}
+	return former.close()
+}
+
+// carryTranslation enters a connection, unless its port is in use.
+func (p *Plane) carryTranslation(from *lbTranslation, index uint32) {
+	state := atomic.LoadUint64(&from.State)
+	to := &p.translations.elements[index]
+	was := atomic.LoadUint64(&to.State)
+	if lbNatFlag(state>>flowFlagsShift)&lbNatFlagNAT_USED == 0 || was>>flowFlagsShift != 0 {
+		return
+	}
+	if !atomic.CompareAndSwapUint64(&to.State, was, was|uint64(lbNatFlagNAT_CLAIMED)<<flowFlagsShift) {
+		return
+	}
+	entry := *from
+	entry.State = to.State
+	*to = entry
+	atomic.StoreUint64(&to.State, state)
+	line := &p.natPorts.elements[index/natPortsPerLine]
+	atomic.OrUint64(&line.Word[index/natPortsPerWord%8], 1<<(index%natPortsPerWord))
+	if !p.addSession(p.seed.Hash(to.flow(protocolOf(index))), index) {
+		p.freeTranslation(index, state)
 	}
 }
