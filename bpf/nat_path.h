@@ -90,8 +90,10 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
 	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
-	if (c->index == NAT_NONE)
+	if (c->index == NAT_NONE) {
+		count_flow(NAT_EXHAUSTED);
 		return DROP_NO_NAT_PORT;
+	}
 	pkt->opener = true;
 	return TX_FORWARDED;
 }

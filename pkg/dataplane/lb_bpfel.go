@@ -183,7 +183,8 @@ const (
 	lbFlowEventFRAGMENT_EVICTED        lbFlowEvent = 7
 	lbFlowEventNAT_OPENED              lbFlowEvent = 8
 	lbFlowEventNAT_EVICTED             lbFlowEvent = 9
-	lbFlowEventFLOW_EVENTS             lbFlowEvent = 10
+	lbFlowEventNAT_EXHAUSTED           lbFlowEvent = 10
+	lbFlowEventFLOW_EVENTS             lbFlowEvent = 11
 )
 
 type lbFlowFlag uint32
