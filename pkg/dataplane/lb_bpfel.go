@@ -157,6 +157,7 @@ type lbCourse struct {
 	Backend uint32
 	Index   uint32
 	_       [4]byte
+	State   uint64
 }
 
 type lbFlow struct {
