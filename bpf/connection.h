@@ -15,7 +15,8 @@
 enum nat_fact {
 	NAT_FACT_IPV4 = 1, /* the backend's address is IPv4 */
 	NAT_FACT_TCP = 2,
-	NAT_FACT_TAG = 4, /* the frame has a VLAN tag */
+	NAT_FACT_TAG = 4,     /* the frame has a VLAN tag */
+	NAT_FACT_SPLICED = 8, /* it began with a SYN cookie */
 	NAT_FACT_VIP_SHIFT = 16,
 };
 
@@ -89,7 +90,8 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	t->ports = client->ports;
 	t->vip = facts >> NAT_FACT_VIP_SHIFT;
 	note_hop(ctx, t, facts & NAT_FACT_TAG);
-	state = nat_state(t->state, backend, nat_generation(t->state), NAT_USED);
+	state = nat_state(t->state, backend, nat_generation(t->state),
+			  facts & NAT_FACT_SPLICED ? NAT_USED | NAT_SPLICED : NAT_USED);
 	*(volatile u64 *)&t->state = state;
 	if (!add_session(hash, index)) {
 		free_translation(index, state);

@@ -36,6 +36,7 @@ enum vip_flag {
 	VIP_CLAMPS_MSS = 64,        /* terms: mss */
 	VIP_QUIC = 128,             /* terms: server_ids */
 	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
+	VIP_SYN_COOKIES = 1024,     /* it answers SYNs with cookies, or has done so */
 };
 
 /* What of a VIP is more than a slot can answer. */
@@ -235,6 +236,13 @@ enum nat_flag {
 	NAT_BACKEND_CLOSED = 8,
 	NAT_RESET = 16,
 	NAT_CLAIMED = 32, /* the rest is being written */
+	NAT_SPLICED = 64, /* it began with a SYN cookie, see splice.h */
+};
+
+/* Flags of a splice, see splice.h. */
+enum splice_flag {
+	SPLICE_ANSWERED = 1, /* the backend has taken the connection, */
+	SPLICE_ENDED = 2,    /* and has nothing more to say */
 };
 
 /* The programs that the main one calls for what few packets are. */
@@ -242,6 +250,7 @@ enum part {
 	PART_OF_FLOW,
 	PART_NAT,      /* a packet of a VIP that translates */
 	PART_NAT_PART, /* a part of a flow of such a VIP */
+	PART_SYN,      /* a packet of such a VIP that has to do with SYN cookies */
 
 	PARTS,
 };
@@ -258,6 +267,7 @@ const volatile struct vocabulary {
 	enum flow_event flow_event;
 	enum nat_flag nat_flag;
 	enum part part;
+	enum splice_flag splice_flag;
 } vocabulary;
 
 struct counters {
@@ -403,7 +413,7 @@ struct nat_endpoint {
 	struct address address;
 	__be16 port; /* 0: the backend's */
 	u16 vip;
-	u32 reserved;
+	u32 flags; /* VIP_SYN_COOKIES */
 };
 
 /* Of both tables of VIPs, as port_ranges. */
@@ -415,12 +425,13 @@ struct {
 	__type(value, struct nat_endpoint);
 } nat_endpoints SEC(".maps");
 
-/* How many ICMP answers a CPU may still give. */
+/* How much of something a CPU may still do: what each costs is time. */
 struct allowance {
 	u64 last;   /* when it was last reckoned, ns of the coarse clock */
 	u64 credit; /* ns */
 };
 
+/* Of ICMP answers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

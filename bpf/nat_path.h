@@ -14,12 +14,29 @@
 #include "icmp.h"
 #include "quoted.h"
 #include "reset.h"
+#include "splice.h"
 #include "vip.h"
 
 /* What of an ICMP error is where: offsets and lengths as struct packet has them. */
 struct shape {
 	u32 l3, l4, length, quoted, quoted_l4;
 	u8 ipv6, protocol, fragment, reserved;
+};
+
+/* Where the headers of a packet are in one piece, as the kernel's functions take them. */
+struct head {
+	u64 ip[5];
+	u32 tcp[5];
+	u32 reserved;
+};
+
+/* What steelyard_syn is asked, and what it has found. */
+enum syn_course {
+	SYN_UNSEEN,
+	SYN_FROM_CLIENT,
+	SYN_FROM_BACKEND,
+	SYN_SEEN,    /* the packet goes its way */
+	SYN_SPLICED, /* the same, and it has become the SYN of a splice */
 };
 
 /* What becomes of a packet of a VIP that translates. */
@@ -34,6 +51,13 @@ struct course {
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
 	u64 state;   /* of the translation, as it was read */
+	struct head head;
+	struct tuple client; /* of the client's packets, where a splice is looked for */
+	u32 cookie;          /* of the splice whose SYN it is */
+	u16 vip;
+	u8 mode;
+	u8 next; /* enum syn_course: told by one program to the next, */
+	u8 syn;  /* and what this one was told */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -65,10 +89,12 @@ step enum reason refuse_connection(struct xdp_md *ctx, const struct packet *pkt)
 	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 }
 
-step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const struct backend *b)
+step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const struct backend *b,
+		   u8 syn)
 {
 	return (u32)vip->vip << NAT_FACT_VIP_SHIFT | (b->outer_ipv4 ? NAT_FACT_IPV4 : 0) |
 	       (pkt->protocol == IPPROTO_TCP ? NAT_FACT_TCP : 0) |
+	       (syn == SYN_SPLICED ? NAT_FACT_SPLICED : 0) |
 	       (pkt->l3 > sizeof(struct ethhdr) ? NAT_FACT_TAG : 0);
 }
 
@@ -90,7 +116,8 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 		return DROP_INTERNAL;
 	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
-	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
+	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend,
+				   nat_facts(pkt, vip, b, c->syn));
 	if (c->index == NAT_NONE) {
 		count_flow(NAT_EXHAUSTED);
 		return DROP_NO_NAT_PORT;
@@ -100,11 +127,11 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 }
 
 /* What a client's packet says of its connection. */
-step u64 client_flags(const struct packet *pkt, bool reset)
+step u64 client_flags(const struct packet *pkt, u8 syn)
 {
 	if (!pkt->closer)
-		return 0;
-	return reset ? NAT_RESET : NAT_CLIENT_CLOSED;
+		return syn == SYN_SPLICED ? NAT_SPLICED : 0;
+	return pkt->resets ? NAT_RESET : NAT_CLIENT_CLOSED;
 }
 
 /* Goes on with a connection. Returns false if its client has to begin another one. */
@@ -124,7 +151,7 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
 	note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
-	see_connection(t, c->state, client_flags(pkt, pkt->resets));
+	see_connection(t, c->state, client_flags(pkt, c->syn));
 	return true;
 }
 
@@ -188,6 +215,24 @@ step enum reason transmit_to_backend(struct xdp_md *ctx, const struct hop *hop)
 	return REDIRECT_FORWARDED;
 }
 
+/*
+ * Resets a client's connection. The SYN of a splice is not what the client has sent, which
+ * takes a reset for one only where the acknowledgement was that it has sent.
+ */
+step enum reason reset_client(struct xdp_md *ctx, const struct packet *pkt, const struct course *c)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct tcphdr *tcp = data + (pkt->l4 & L4_MASK);
+
+	if ((void *)(tcp + 1) > end)
+		return DROP_INTERNAL;
+	if (c->syn == SYN_SPLICED) {
+		tcp->ack = 1;
+		tcp->ack_seq = bpf_htonl(c->cookie + 1);
+	}
+	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
+}
+
 /* Sends a client's packet to its backend. */
 step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip, u8 mode,
 				 struct course *c)
@@ -199,7 +244,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 
 	count_packet(&vip_counters, vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
-		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
+		return reset_client(ctx, pkt, c);
 	if (index < OWNER_FIRST)
 		return DROP_NO_BACKEND;
 	b = bpf_map_lookup_elem(&backends, &index);

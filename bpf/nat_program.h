@@ -12,8 +12,11 @@
 step enum reason translate_request(struct xdp_md *ctx, struct packet *pkt,
 				   const struct vip_entry *vip, struct course *c)
 {
-	enum reason reason = course_to_backend(ctx, pkt, vip, c);
+	enum reason reason = ask_of_client(ctx, pkt, vip, c);
 
+	if (reason != TX_FORWARDED)
+		return reason;
+	reason = course_to_backend(ctx, pkt, vip, c);
 	if (reason == TX_FORWARDED) {
 		if (pkt->fragment)
 			keep_to_backend(pkt, vip, c);
@@ -54,6 +57,8 @@ step struct course *set_out(struct xdp_md *ctx, const struct packet *pkt)
 	if (!c || !load_addresses(ctx, pkt->l3 & L3_MASK, pkt->ipv6, &c->from))
 		return NULL;
 	c->from.ports = pkt->ports;
+	c->syn = c->next;
+	c->next = SYN_UNSEEN;
 	return c;
 }
 

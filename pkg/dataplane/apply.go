@@ -40,6 +40,8 @@ type vip struct {
 	since, moved flux.Tick
 	idle         flux.Tick
 	tracks       bool
+	// gaveCookies: connections may have begun with a SYN cookie.
+	gaveCookies bool
 }
 
 // idleOf is the age beyond which an entry of the VIP has expired.
@@ -178,6 +180,7 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		return planned, err
 	}
 	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
+	planned.gaveCookies = p.hasGivenCookies(before.id)
 	planned.prior, planned.priorAffinity, planned.visited = before.prior, before.priorAffinity, before.visited
 	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
 	if v.Tracking == model.TrackingNone || v.Mode == model.ModeFullNAT {

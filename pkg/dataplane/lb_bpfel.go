@@ -74,43 +74,13 @@ type lbCounters struct {
 }
 
 type lbCourse struct {
-	_    structs.HostLayout
-	From struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	To struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	Outer struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	OuterTo struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	QuotedTuple struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	Quoted struct {
+	_           structs.HostLayout
+	From        lbTuple
+	To          lbTuple
+	Outer       lbTuple
+	OuterTo     lbTuple
+	QuotedTuple lbTuple
+	Quoted      struct {
 		_         structs.HostLayout
 		Vip       lbAddress
 		Addresses uint64
@@ -158,6 +128,19 @@ type lbCourse struct {
 	Index   uint32
 	_       [4]byte
 	State   uint64
+	Head    struct {
+		_        structs.HostLayout
+		Ip       [5]uint64
+		Tcp      [5]uint32
+		Reserved uint32
+	}
+	Client lbTuple
+	Cookie uint32
+	Vip    uint16
+	Mode   uint8
+	Next   uint8
+	Syn    uint8
+	_      [7]byte
 }
 
 type lbFlow struct {
@@ -221,11 +204,11 @@ const (
 )
 
 type lbNatEndpoint struct {
-	_        structs.HostLayout
-	Address  lbAddress
-	Port     uint16
-	Vip      uint16
-	Reserved uint32
+	_       structs.HostLayout
+	Address lbAddress
+	Port    uint16
+	Vip     uint16
+	Flags   uint32
 }
 
 type lbNatFlag uint32
@@ -237,6 +220,7 @@ const (
 	lbNatFlagNAT_BACKEND_CLOSED lbNatFlag = 8
 	lbNatFlagNAT_RESET          lbNatFlag = 16
 	lbNatFlagNAT_CLAIMED        lbNatFlag = 32
+	lbNatFlagNAT_SPLICED        lbNatFlag = 64
 )
 
 type lbNatPortsLine struct {
@@ -245,9 +229,9 @@ type lbNatPortsLine struct {
 }
 
 type lbNatTimeout struct {
-	_        structs.HostLayout
-	Idle     uint32
-	Reserved uint32
+	_       structs.HostLayout
+	Idle    uint32
+	SynRate uint32
 }
 
 type lbOwner uint32
@@ -264,7 +248,8 @@ const (
 	lbPartPART_OF_FLOW  lbPart = 0
 	lbPartPART_NAT      lbPart = 1
 	lbPartPART_NAT_PART lbPart = 2
-	lbPartPARTS         lbPart = 3
+	lbPartPART_SYN      lbPart = 3
+	lbPartPARTS         lbPart = 4
 )
 
 type lbPool struct {
@@ -295,23 +280,26 @@ const (
 	lbReasonTX_RESET               lbReason = 6
 	lbReasonTX_TOO_BIG             lbReason = 7
 	lbReasonTX_TTL_EXCEEDED        lbReason = 8
-	lbReasonREDIRECT_FORWARDED     lbReason = 9
-	lbReasonREDIRECT_REPLY         lbReason = 10
-	lbReasonDROP_TRUNCATED         lbReason = 11
-	lbReasonDROP_MALFORMED         lbReason = 12
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 13
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 14
-	lbReasonDROP_ICMP_ERROR        lbReason = 15
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 16
-	lbReasonDROP_NO_BACKEND        lbReason = 17
-	lbReasonDROP_NO_NAT_PORT       lbReason = 18
-	lbReasonDROP_NO_CONNECTION     lbReason = 19
-	lbReasonDROP_UNTRANSLATABLE    lbReason = 20
-	lbReasonDROP_UNRESOLVED        lbReason = 21
-	lbReasonDROP_TOO_BIG           lbReason = 22
-	lbReasonDROP_NO_HEADROOM       lbReason = 23
-	lbReasonDROP_INTERNAL          lbReason = 24
-	lbReasonREASONS                lbReason = 25
+	lbReasonTX_SYN_COOKIE          lbReason = 9
+	lbReasonTX_SYN_ACK             lbReason = 10
+	lbReasonREDIRECT_FORWARDED     lbReason = 11
+	lbReasonREDIRECT_REPLY         lbReason = 12
+	lbReasonDROP_TRUNCATED         lbReason = 13
+	lbReasonDROP_MALFORMED         lbReason = 14
+	lbReasonDROP_EXTENSION_HEADERS lbReason = 15
+	lbReasonDROP_FRAGMENT_EARLY    lbReason = 16
+	lbReasonDROP_ICMP_ERROR        lbReason = 17
+	lbReasonDROP_TTL_EXCEEDED      lbReason = 18
+	lbReasonDROP_NO_BACKEND        lbReason = 19
+	lbReasonDROP_SYN_FLOOD         lbReason = 20
+	lbReasonDROP_NO_NAT_PORT       lbReason = 21
+	lbReasonDROP_NO_CONNECTION     lbReason = 22
+	lbReasonDROP_UNTRANSLATABLE    lbReason = 23
+	lbReasonDROP_UNRESOLVED        lbReason = 24
+	lbReasonDROP_TOO_BIG           lbReason = 25
+	lbReasonDROP_NO_HEADROOM       lbReason = 26
+	lbReasonDROP_INTERNAL          lbReason = 27
+	lbReasonREASONS                lbReason = 28
 )
 
 type lbServerId struct {
@@ -331,6 +319,22 @@ type lbSlotLine struct {
 	Slot [16]uint32
 }
 
+type lbSplice struct {
+	_        structs.HostLayout
+	Isn      uint32
+	Cookie   uint32
+	State    uint64
+	Asked    uint32
+	Reserved uint32
+}
+
+type lbSpliceFlag uint32
+
+const (
+	lbSpliceFlagSPLICE_ANSWERED lbSpliceFlag = 1
+	lbSpliceFlagSPLICE_ENDED    lbSpliceFlag = 2
+)
+
 type lbTranslation struct {
 	_       structs.HostLayout
 	State   uint64
@@ -341,6 +345,14 @@ type lbTranslation struct {
 	Ifindex uint32
 	Vlan    uint16
 	Vip     uint16
+}
+
+type lbTuple struct {
+	_           structs.HostLayout
+	Source      lbAddress
+	Destination lbAddress
+	Ports       uint32
+	Reserved    uint32
 }
 
 type lbVipBucket struct {
@@ -373,6 +385,7 @@ const (
 	lbVipFlagVIP_CLAMPS_MSS       lbVipFlag = 64
 	lbVipFlagVIP_QUIC             lbVipFlag = 128
 	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
+	lbVipFlagVIP_SYN_COOKIES      lbVipFlag = 1024
 )
 
 type lbVipTable struct {
@@ -405,6 +418,7 @@ type lbVocabulary struct {
 	FlowEvent    uint32
 	NatFlag      uint32
 	Part         uint32
+	SpliceFlag   uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -431,6 +445,9 @@ const (
 	lbMapServerIds         = "server_ids"
 	lbMapSessions          = "sessions"
 	lbMapSlots             = "slots"
+	lbMapSplices           = "splices"
+	lbMapSynAllowances     = "syn_allowances"
+	lbMapSynGiven          = "syn_given"
 	lbMapTerms             = "terms"
 	lbMapTranslations      = "translations"
 	lbMapVipCounters       = "vip_counters"
@@ -439,6 +456,7 @@ const (
 	lbProgSteelyardNat     = "steelyard_nat"
 	lbProgSteelyardNatPart = "steelyard_nat_part"
 	lbProgSteelyardPart    = "steelyard_part"
+	lbProgSteelyardSyn     = "steelyard_syn"
 	lbVarFlowMask          = "flow_mask"
 	lbVarFragmentMask      = "fragment_mask"
 	lbVarGueChecksum       = "gue_checksum"
@@ -454,6 +472,7 @@ const (
 	lbVarSessionMask       = "session_mask"
 	lbVarSpreadIpv4        = "spread_ipv4"
 	lbVarSpreadIpv6        = "spread_ipv6"
+	lbVarSynCpus           = "syn_cpus"
 	lbVarVocabulary        = "vocabulary"
 )
 
@@ -503,6 +522,7 @@ type lbProgramSpecs struct {
 	SteelyardNat     *ebpf.ProgramSpec `ebpf:"steelyard_nat"`
 	SteelyardNatPart *ebpf.ProgramSpec `ebpf:"steelyard_nat_part"`
 	SteelyardPart    *ebpf.ProgramSpec `ebpf:"steelyard_part"`
+	SteelyardSyn     *ebpf.ProgramSpec `ebpf:"steelyard_syn"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
@@ -529,6 +549,9 @@ type lbMapSpecs struct {
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	Splices         *ebpf.MapSpec `ebpf:"splices"`
+	SynAllowances   *ebpf.MapSpec `ebpf:"syn_allowances"`
+	SynGiven        *ebpf.MapSpec `ebpf:"syn_given"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
@@ -554,6 +577,7 @@ type lbVariableSpecs struct {
 	SessionMask    *ebpf.VariableSpec `ebpf:"session_mask"`
 	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
+	SynCpus        *ebpf.VariableSpec `ebpf:"syn_cpus"`
 	Vocabulary     *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
 
@@ -597,6 +621,9 @@ type lbMaps struct {
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Sessions        *ebpf.Map `ebpf:"sessions"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	Splices         *ebpf.Map `ebpf:"splices"`
+	SynAllowances   *ebpf.Map `ebpf:"syn_allowances"`
+	SynGiven        *ebpf.Map `ebpf:"syn_given"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	Translations    *ebpf.Map `ebpf:"translations"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
@@ -625,6 +652,9 @@ func (m *lbMaps) Close() error {
 		m.ServerIds,
 		m.Sessions,
 		m.Slots,
+		m.Splices,
+		m.SynAllowances,
+		m.SynGiven,
 		m.Terms,
 		m.Translations,
 		m.VipCounters,
@@ -651,6 +681,7 @@ type lbVariables struct {
 	SessionMask    *ebpf.Variable `ebpf:"session_mask"`
 	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
+	SynCpus        *ebpf.Variable `ebpf:"syn_cpus"`
 	Vocabulary     *ebpf.Variable `ebpf:"vocabulary"`
 }
 
@@ -662,6 +693,7 @@ type lbPrograms struct {
 	SteelyardNat     *ebpf.Program `ebpf:"steelyard_nat"`
 	SteelyardNatPart *ebpf.Program `ebpf:"steelyard_nat_part"`
 	SteelyardPart    *ebpf.Program `ebpf:"steelyard_part"`
+	SteelyardSyn     *ebpf.Program `ebpf:"steelyard_syn"`
 }
 
 func (p *lbPrograms) Close() error {
@@ -670,6 +702,7 @@ func (p *lbPrograms) Close() error {
 		p.SteelyardNat,
 		p.SteelyardNatPart,
 		p.SteelyardPart,
+		p.SteelyardSyn,
 	)
 }
 

@@ -32,6 +32,8 @@ type Limits struct {
 	// Fragments are how many fragmented packets are remembered at once, rounded
 	// up to a power of two, 16 bytes each.
 	Fragments uint32
+	// Splices are how many connections that began with a SYN cookie are remembered.
+	Splices uint32
 }
 
 // Options are constants of the packet path.
@@ -103,6 +105,7 @@ type Plane struct {
 	sessions      memory[lbSessionBucket]
 	natPorts      memory[lbNatPortsLine]
 	natTimeouts   memory[lbNatTimeout]
+	synGiven      memory[uint64]
 
 	numbers numbers
 	applied applied
@@ -223,7 +226,7 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
 	p.program, p.maps = objects.Steelyard, objects.lbMaps
-	p.parts = map[lbPart]*ebpf.Program{lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat, lbPartPART_NAT_PART: objects.SteelyardNatPart}
+	p.parts = map[lbPart]*ebpf.Program{lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat, lbPartPART_NAT_PART: objects.SteelyardNatPart, lbPartPART_SYN: objects.SteelyardSyn}
 	// Pinned maps have those of a former daemon, which are another one's parts.
 	for which, part := range p.parts {
 		if err := p.maps.Parts.Put(uint32(which), part); err != nil {
@@ -285,6 +288,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
 		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
+		lbMapSplices: m.Splices, lbMapSynAllowances: m.SynAllowances, lbMapSynGiven: m.SynGiven,
 	}
 }
 
@@ -311,6 +315,7 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarGuePort:      bits.ReverseBytes16(port),
 		lbVarGueChecksum:  options.GUEChecksum,
 		lbVarIcmpCost:     cost,
+		lbVarSynCpus:      onlineCPUs(),
 	})
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -340,6 +345,7 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapNatEndpoints].MaxEntries = 2 * limits.Endpoints
 	spec.Maps[lbMapNatTimeouts].MaxEntries = limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
+	sizeSplices(spec, limits)
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools
 	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
 	spec.Maps[lbMapServerIds].MaxEntries = serverIDsPerBackend * limits.Backends
@@ -417,7 +423,10 @@ func (p *Plane) mapNATMemories() error {
 	if p.natPorts, err = mapMemory[lbNatPortsLine](p.maps.NatPorts); err != nil {
 		return err
 	}
-	p.natTimeouts, err = mapMemory[lbNatTimeout](p.maps.NatTimeouts)
+	if p.natTimeouts, err = mapMemory[lbNatTimeout](p.maps.NatTimeouts); err != nil {
+		return err
+	}
+	p.synGiven, err = mapMemory[uint64](p.maps.SynGiven)
 	return err
 }
 
@@ -428,7 +437,7 @@ func (p *Plane) Close() error {
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(),
-		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(),
+		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(), p.synGiven.close(),
 		p.maps.Close())
 	errs = append(errs, p.program.Close())
 	for _, part := range p.parts {

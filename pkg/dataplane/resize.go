@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -43,6 +44,9 @@ func (p *Plane) carryOver() error {
 	}
 	p.formerSources = l.NAT
 	if err := p.carryTranslations(); err != nil {
+		return err
+	}
+	if err := errors.Join(p.carryGiven(), p.carrySplices()); err != nil {
 		return err
 	}
 	if err := p.record(nil); err != nil {
@@ -184,7 +188,7 @@ func (p *Plane) finishCarryOver() error {
 	if err := p.carryFlows(); err != nil {
 		return err
 	}
-	if err := p.carryTranslations(); err != nil {
+	if err := errors.Join(p.carryTranslations(), p.carrySplices()); err != nil {
 		return err
 	}
 	former := p.former
