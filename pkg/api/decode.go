@@ -69,6 +69,7 @@ func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 			IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", v.GetAffinity().GetIpv6Prefix()),
 		},
 		Fragments: decodeWord(d, v.GetFragments(), model.ParseFragmentPolicy), MSS: decodeNumber[uint16](d, "MSS", v.GetMss()), QUIC: v.GetQuic(),
+		SYNCookies: v.GetSynCookies(),
 	}
 }
 

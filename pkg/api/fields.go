@@ -98,6 +98,7 @@ func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 	at := field(fmt.Sprintf("VIP %q", v.Name))
 	set(&v.Pool, fields.Pool)
 	set(&v.QUIC, fields.Quic)
+	set(&v.SYNCookies, fields.SynCookies)
 	setDuration(&v.IdleTimeout, fields.IdleTimeoutNanoseconds)
 	return errors.Join(
 		setEndpoints(at, v, fields),

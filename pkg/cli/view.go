@@ -51,6 +51,8 @@ type vipView struct {
 	// MSS is 0 where clients may ask for any.
 	MSS  uint16 `json:"mss"`
 	QUIC bool   `json:"quic"`
+	// SYNCookies is how many SYNs in a second may begin connections, 0 where all may.
+	SYNCookies uint32 `json:"syn_cookies"`
 	// Available while a backend takes new flows.
 	Available bool `json:"available"`
 	// InFlux while flows may be on the pool that the VIP had before.
@@ -240,7 +242,7 @@ func viewVIP(v model.VIPStatus) vipView {
 		}),
 		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
 		Affinity:  affinityView{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
-		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
+		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC, SYNCookies: v.SYNCookies,
 		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}
 	if len(view.Endpoints) > 0 {

@@ -152,7 +152,10 @@ type VIP struct {
 	// bytes; 0: whatever they say.
 	Mss uint32 `protobuf:"varint,12,opt,name=mss,proto3" json:"mss,omitempty"`
 	// UDP carries QUIC.
-	Quic          bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	Quic bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	// SYNs in a second that may begin connections; what is above is answered with a SYN
+	// cookie. 0: all may.
+	SynCookies    uint32 `protobuf:"varint,40,opt,name=syn_cookies,json=synCookies,proto3" json:"syn_cookies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +265,13 @@ func (x *VIP) GetQuic() bool {
 		return x.Quic
 	}
 	return false
+}
+
+func (x *VIP) GetSynCookies() uint32 {
+	if x != nil {
+		return x.SynCookies
+	}
+	return 0
 }
 
 // An address and ports on it. A single port takes precedence over a range, and
@@ -1253,7 +1263,9 @@ type VIPFields struct {
 	// 0 by default.
 	Mss *uint32 `protobuf:"varint,14,opt,name=mss,proto3,oneof" json:"mss,omitempty"`
 	// False by default. A set leaves the tracking as it is.
-	Quic          *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
+	Quic *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
+	// 0 by default.
+	SynCookies    *uint32 `protobuf:"varint,40,opt,name=syn_cookies,json=synCookies,proto3,oneof" json:"syn_cookies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1391,6 +1403,13 @@ func (x *VIPFields) GetQuic() bool {
 		return *x.Quic
 	}
 	return false
+}
+
+func (x *VIPFields) GetSynCookies() uint32 {
+	if x != nil && x.SynCookies != nil {
+		return *x.SynCookies
+	}
+	return 0
 }
 
 type PoolFields struct {
@@ -3212,7 +3231,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vGetResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12%\n" +
 	"\x04vips\x18\x02 \x03(\v2\x11.steelyard.v1.VIPR\x04vips\x12(\n" +
-	"\x05pools\x18\x03 \x03(\v2\x12.steelyard.v1.PoolR\x05pools\"\xfc\x02\n" +
+	"\x05pools\x18\x03 \x03(\v2\x12.steelyard.v1.PoolR\x05pools\"\x9d\x03\n" +
 	"\x03VIP\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12\x1a\n" +
@@ -3225,7 +3244,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	" \x01(\v2\x16.steelyard.v1.AffinityR\baffinity\x12\x1c\n" +
 	"\tfragments\x18\v \x01(\tR\tfragments\x12\x10\n" +
 	"\x03mss\x18\f \x01(\rR\x03mss\x12\x12\n" +
-	"\x04quic\x18\r \x01(\bR\x04quicJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"`\n" +
+	"\x04quic\x18\r \x01(\bR\x04quic\x12\x1f\n" +
+	"\vsyn_cookies\x18( \x01(\rR\n" +
+	"synCookiesJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"`\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
@@ -3304,7 +3325,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\fremove_check\x18\f \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\vremoveCheck\x12A\n" +
 	"\rdrain_backend\x18\r \x01(\v2\x1a.steelyard.v1.DrainBackendH\x00R\fdrainBackendB\n" +
 	"\n" +
-	"\bmutation\"\xac\x06\n" +
+	"\bmutation\"\xe2\x06\n" +
 	"\tVIPFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12;\n" +
@@ -3322,7 +3343,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\tfragments\x18\r \x01(\tH\bR\tfragments\x88\x01\x01\x12\x15\n" +
 	"\x03mss\x18\x0e \x01(\rH\tR\x03mss\x88\x01\x01\x12\x17\n" +
 	"\x04quic\x18\x11 \x01(\bH\n" +
-	"R\x04quic\x88\x01\x01B\v\n" +
+	"R\x04quic\x88\x01\x01\x12$\n" +
+	"\vsyn_cookies\x18( \x01(\rH\vR\n" +
+	"synCookies\x88\x01\x01B\v\n" +
 	"\t_protocolB\a\n" +
 	"\x05_modeB\a\n" +
 	"\x05_poolB\v\n" +
@@ -3334,7 +3357,8 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\n" +
 	"_fragmentsB\x06\n" +
 	"\x04_mssB\a\n" +
-	"\x05_quicJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xb4\x02\n" +
+	"\x05_quicB\x0e\n" +
+	"\f_syn_cookiesJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xb4\x02\n" +
 	"\n" +
 	"PoolFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
