@@ -240,8 +240,9 @@ enum nat_flag {
 /* The programs that the main one calls for what few packets are. */
 enum part {
 	PART_OF_FLOW,
-	PART_NAT,      /* a packet of a VIP that translates */
-	PART_NAT_PART, /* a part of a flow of such a VIP */
+	PART_NAT,          /* a packet of a VIP that translates */
+	PART_NAT_FRAGMENT, /* one in fragments */
+	PART_NAT_ERROR,    /* an ICMP error about one */
 
 	PARTS,
 };

@@ -16,12 +16,6 @@
 #include "reset.h"
 #include "vip.h"
 
-/* What of an ICMP error is where: offsets and lengths as struct packet has them. */
-struct shape {
-	u32 l3, l4, length, quoted, quoted_l4;
-	u8 ipv6, protocol, fragment, reserved;
-};
-
 /* What becomes of a packet of a VIP that translates. */
 struct course {
 	struct tuple from, to;
@@ -43,6 +37,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct course);
 } courses SEC(".maps");
+
+/* Carries a packet along its course: fragments by a function of their own. */
+step enum reason carry_packet(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
+{
+	if (!pkt->fragment)
+		return carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	set_shape(pkt, &c->shape);
+	return carry_fragment(ctx, &c->shape, &c->from, &c->to, &c->hop);
+}
 
 step void hop_to_backend(struct hop *hop, const struct backend *b)
 {
@@ -148,21 +151,26 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 	return begin(ctx, pkt, vip, c);
 }
 
-/* Who gets a client's packet, and under which tuple. */
+/* Who gets a client's packet to a nat VIP. */
+step enum reason find_by_slot(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			      struct course *c)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+
+	if (!pool)
+		return DROP_INTERNAL;
+	c->index = NAT_NONE;
+	c->backend = choose_backend(ctx, pool, vip, pkt);
+	return TX_FORWARDED;
+}
+
+/* Who gets a client's packet. */
 step enum reason course_to_backend(struct xdp_md *ctx, struct packet *pkt,
 				   const struct vip_entry *vip, struct course *c)
 {
-	u32 pool_index = vip->pool;
-	struct pool *pool;
-
-	c->index = NAT_NONE;
-	if (vip->mode == MODE_FULLNAT)
-		return find_connection(ctx, pkt, vip, c);
-	pool = bpf_map_lookup_elem(&pools, &pool_index);
-	if (!pool)
-		return DROP_INTERNAL;
-	c->backend = choose_backend(ctx, pool, vip, pkt);
-	return TX_FORWARDED;
+	return vip->mode == MODE_FULLNAT ? find_connection(ctx, pkt, vip, c) :
+					   find_by_slot(ctx, pkt, vip, c);
 }
 
 /* The tuple of a packet as its backend is to see it. */
@@ -214,7 +222,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
 	if ((int)pkt->length + more > c->hop.mtu)
 		return tell(ctx, pkt, DROP_TOO_BIG, c->hop.mtu - more);
-	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	reason = carry_packet(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
 	count_packet(&backend_counters, index, pkt);
