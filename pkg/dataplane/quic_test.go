@@ -363,3 +363,22 @@ func TestNamedFlowsInFlux(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsAboutNamedFlows: what an error quotes has no connection ID of the server's,
+// and yet it reaches the backend that the flow's own packets name. It is itself no sign
+// of a flow.
+func TestErrorsAboutNamedFlows(t *testing.T) {
+	c := newQUICCrowd(t)
+	c.everyDatagram(func([]service) []byte { return short(0x40, unhex(vector)) }, func(f family, w way, p packet) service {
+		named, owner := c.of(f, w)[vectorBackend], c.owner(f, w, hashOf(p))
+		about := f.reports(f.anyError(), answeredBy(p), 200)
+		before := c.counted(lbFlowEventFLOW_REMEMBERED)
+		c.must("error before", c.reaches(about, owner, hashOf(p)))
+		if c.counted(lbFlowEventFLOW_REMEMBERED) != before {
+			t.Error("an error has left a trace")
+		}
+		c.must("named", c.reaches(p, named, hashOf(p)))
+		c.must("error", c.reaches(about, named, hashOf(p)))
+		return owner
+	})
+}
