@@ -73,7 +73,7 @@ side_step u32 translate_error(struct xdp_md *ctx, const struct course *c)
 		return false;
 	inside = address_difference(&c->from, &c->to);
 	outside = address_difference(&c->outer, &c->outer_to);
-	grown = translate_quoted_transport(ctx, c->shape.quoted_l4, c->shape.protocol,
+	grown = translate_quoted_transport(ctx, c->shape.quoted_l4, quoted_transport(&c->shape),
 					   reverse_ports(c->to.ports), inside);
 	grown += translate_quoted_ip(ctx, &c->shape, &c->to, inside);
 	/* The checksum of ICMPv6 covers the addresses outside as well (RFC 4443, 2.3). */
@@ -189,6 +189,9 @@ step enum reason translate_icmp_error(struct xdp_md *ctx, struct packet *pkt, st
 	c->outer = c->from;
 	pkt->quoted = pkt->l4 + sizeof(struct icmp_header);
 	if (parse_quoted(ctx, pkt->quoted, pkt->ipv6, &c->quoted) != PARSED_FLOW)
+		return PASS_NOT_VIP;
+	/* What stands behind the packet in the frame is none of its quote. */
+	if (c->quoted.l4 + sizeof(u32) > pkt->l3 + pkt->length)
 		return PASS_NOT_VIP;
 	if (!load_addresses(ctx, pkt->quoted & L4_MASK, pkt->ipv6, &c->quoted_tuple))
 		return PASS_NOT_VIP;

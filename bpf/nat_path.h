@@ -91,7 +91,7 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	b = bpf_map_lookup_elem(&backends, &c->backend);
 	if (!b)
 		return DROP_INTERNAL;
-	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
+	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
 	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
 	if (c->index == NAT_NONE) {
@@ -126,7 +126,8 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		return true;
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
-	note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
+	if (tells_way_back(ctx, pkt->l3))
+		note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
 	see_connection(t, c->state, client_flags(pkt, pkt->resets));
 	return true;
 }
