@@ -221,7 +221,8 @@ enum flow_event {
 	FRAGMENT_REMEMBERED,     /* a fragmented packet */
 	FRAGMENT_EVICTED,        /* one whose fragments may still come gave way */
 	NAT_OPENED,              /* a new translation */
-	NAT_EVICTED, /* one of a connection that had not begun, or had ended, gave way */
+	NAT_EVICTED,   /* one of a connection that had not begun, or had ended, gave way */
+	NAT_EXHAUSTED, /* no port was free: an alarm */
 
 	FLOW_EVENTS,
 };

@@ -33,6 +33,7 @@ struct course {
 	struct hop hop;
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
+	u64 state;   /* of the translation, as it was read */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -58,8 +59,8 @@ step void hop_to_backend(struct hop *hop, const struct backend *b)
 /* TCP of a connection that nobody knows is reset, so that its client does not wait. */
 step enum reason refuse_connection(struct xdp_md *ctx, const struct packet *pkt)
 {
-	if (pkt->protocol != IPPROTO_TCP || pkt->fragment || pkt->quoted || !icmp_cost ||
-	    !allowed())
+	if (pkt->protocol != IPPROTO_TCP || pkt->resets || pkt->fragment || pkt->quoted ||
+	    !icmp_cost || !allowed())
 		return DROP_NO_CONNECTION;
 	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 }
@@ -90,8 +91,10 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
 	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
-	if (c->index == NAT_NONE)
+	if (c->index == NAT_NONE) {
+		count_flow(NAT_EXHAUSTED);
 		return DROP_NO_NAT_PORT;
+	}
 	pkt->opener = true;
 	return TX_FORWARDED;
 }
@@ -109,20 +112,19 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		struct course *c)
 {
 	struct translation *t = translation_at(c->index);
-	u64 state;
 
 	if (!t)
 		return false;
-	state = *(volatile u64 *)&t->state;
-	c->backend = flow_backend(state);
-	if (!connection_stays(pkt, state, ability(c->backend)))
+	c->state = *(volatile u64 *)&t->state;
+	c->backend = flow_backend(c->state);
+	if (!connection_stays(pkt, c->state, ability(c->backend)))
 		return false;
 	if (pkt->quoted)
 		return true;
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
 	note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
-	see_connection(t, state, client_flags(pkt, pkt->resets));
+	see_connection(t, c->state, client_flags(pkt, pkt->resets));
 	return true;
 }
 
@@ -137,7 +139,8 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 	if (c->index != NAT_NONE) {
 		if (go_on(ctx, pkt, vip, c))
 			return TX_FORWARDED;
-		close_connection(pkt->hash, c->index);
+		if (!pkt->quoted)
+			close_connection(pkt->hash, c->index, c->state);
 		c->index = NAT_NONE;
 	}
 	if (!begins)

@@ -78,6 +78,7 @@ side_step u32 find_way(struct xdp_md *ctx, const struct tuple *to, u32 protocol,
 	result = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 	hop->ifindex = fib.ifindex;
 	hop->mtu = fib.tot_len;
+	hop->vlan = 0;
 	/* Destination, then source, as on the wire. */
 	__builtin_memcpy(hop->mac, fib.dmac, ETH_ALEN);
 	__builtin_memcpy((void *)hop->mac + ETH_ALEN, fib.smac, ETH_ALEN);

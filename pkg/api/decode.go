@@ -142,6 +142,7 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
 		Flows: decodeFlows(r.Flows),
+		NAT:   decodeNAT(r.Nat),
 	}
 	return s, d.err
 }
@@ -152,6 +153,12 @@ func decodeFlows(f *steelyardv1.FlowTable) model.FlowTable {
 		Sweeps: f.GetSweeps(), Entries: f.GetEntries(), Took: time.Duration(f.GetTookNanoseconds()),
 		Remembered: f.GetRemembered(), Evicted: f.GetEvicted(),
 		EvictedConnections: f.GetEvictedConnections(), Unremembered: f.GetUnremembered(),
+	}
+}
+
+func decodeNAT(n *steelyardv1.NATPorts) model.NATPorts {
+	return model.NATPorts{
+		Used: n.GetUsed(), Capacity: n.GetCapacity(), Opened: n.GetOpened(), Evicted: n.GetEvicted(), Exhausted: n.GetExhausted(),
 	}
 }
 

@@ -107,6 +107,9 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 			return &steelyardv1.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
 		Flows: encodeFlows(s.Flows),
+		Nat: &steelyardv1.NATPorts{
+			Used: s.NAT.Used, Capacity: s.NAT.Capacity, Opened: s.NAT.Opened, Evicted: s.NAT.Evicted, Exhausted: s.NAT.Exhausted,
+		},
 	}
 }
 

@@ -54,7 +54,8 @@ func TestGoldenInFlux(t *testing.T) {
 func TestAlarm(t *testing.T) {
 	b := newBench(t)
 	var flows model.FlowTable
-	b.Observe(func(s *model.Status) { s.Flows = flows })
+	var nat model.NATPorts
+	b.Observe(func(s *model.Status) { s.Flows, s.NAT = flows, nat })
 	for _, row := range []struct {
 		flows model.FlowTable
 		want  string
@@ -67,6 +68,11 @@ func TestAlarm(t *testing.T) {
 			t.Errorf("%s\nlacks %s", out, row.want)
 		}
 	}
+	flows, nat = model.FlowTable{}, model.NATPorts{Used: 64, Capacity: 64, Exhausted: 1}
+	if out := b.must(t, "status"); !strings.Contains(out, "\nfullnat: 64 of 64 ports in use\nALARM: fullnat had no port for 1 packet") {
+		t.Errorf("%s\nlacks the alarm of fullnat", out)
+	}
+	nat = model.NATPorts{Used: 3, Capacity: 64}
 	flows = model.FlowTable{Capacity: 8, Live: 8, Evicted: 7, Remembered: 100}
 	if out := b.must(t, "status"); strings.Contains(out, "ALARM") {
 		t.Errorf("alarm without a cause: %s", out)

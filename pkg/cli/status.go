@@ -37,6 +37,7 @@ func (o *observed) viewStatus() statusView {
 			Remembered: s.Flows.Remembered, Evicted: s.Flows.Evicted,
 			EvictedConnections: s.Flows.EvictedConnections, Unremembered: s.Flows.Unremembered,
 		},
+		NATPorts: natPortsView(s.NAT),
 	}
 	for _, r := range s.Reasons {
 		view.Reasons[r.Name] = r.Packets
@@ -59,6 +60,7 @@ func (a *app) printStatus(w io.Writer, o *observed) {
 		fmt.Fprintf(w, "error: %s\n", s.Error)
 	}
 	printFlux(w, &s.Flows)
+	printNAT(w, &s.NAT)
 	fmt.Fprintln(w)
 	printInterfaces(w, s.Interfaces)
 	fmt.Fprintln(w)
@@ -81,6 +83,18 @@ func printFlux(w io.Writer, f *model.FlowTable) {
 	if f.EvictedConnections > 0 || f.Unremembered > 0 {
 		fmt.Fprintf(w, "ALARM: the flow table had no room: %s evicted, %d not remembered; they may break when backends change; raise limits.flows in the configuration\n",
 			plural(int(f.EvictedConnections), "connection"), f.Unremembered)
+	}
+}
+
+// printNAT says what fullnat has of its ports, while it has any, and sounds the alarm if
+// they were too few.
+func printNAT(w io.Writer, n *model.NATPorts) {
+	if n.Used > 0 {
+		fmt.Fprintf(w, "fullnat: %d of %d ports in use\n", n.Used, n.Capacity)
+	}
+	if n.Exhausted > 0 {
+		fmt.Fprintf(w, "ALARM: fullnat had no port for %s that would have begun connections; add addresses to nat.source_ipv4 or nat.source_ipv6 in the configuration\n",
+			plural(int(n.Exhausted), "packet"))
 	}
 }
 

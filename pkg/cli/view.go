@@ -161,6 +161,19 @@ type statusView struct {
 	Reasons   map[string]uint64 `json:"reasons"`
 	Maps      []mapView         `json:"maps"`
 	FlowTable flowTableView     `json:"flow_table"`
+	NATPorts  natPortsView      `json:"nat_ports"`
+}
+
+// natPortsView is what connections of fullnat have of the ports that they come from.
+type natPortsView struct {
+	// Used ports of Capacity.
+	Used     uint64 `json:"used"`
+	Capacity uint64 `json:"capacity"`
+	// Opened connections since the start; Evicted gave their port to others. Exhausted
+	// are packets that began none for want of a port.
+	Opened    uint64 `json:"opened"`
+	Evicted   uint64 `json:"evicted"`
+	Exhausted uint64 `json:"exhausted"`
 }
 
 // flowTableView is what the last sweep found, and what happened since the start.

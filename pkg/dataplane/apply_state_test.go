@@ -321,6 +321,7 @@ func TestMaps(t *testing.T) {
 	want := map[string][2]uint64{
 		"vips": {2, 10}, "vip_counters": {2, 10}, "pools": {1, 4},
 		"slots": {256, 1024}, "flows": {0, 4}, "backends": {8, 64}, "backend_counters": {8, 64},
+		"translations": {0, 0}, "sessions": {0, 8},
 	}
 	for _, m := range w.Maps() {
 		if got := [2]uint64{m.Used, m.Capacity}; got != want[m.Name] {

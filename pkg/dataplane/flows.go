@@ -86,6 +86,8 @@ type FlowEvents struct {
 	// Opened are connections of fullnat that have begun; EvictedOpen those that gave
 	// their port away, for they had not begun with their backend, or had ended.
 	Opened, EvictedOpen uint64
+	// Exhausted are packets that began no connection of fullnat: no port was free.
+	Exhausted uint64
 }
 
 // FlowEvents reads the counts.
@@ -109,6 +111,7 @@ func (p *Plane) FlowEvents() (FlowEvents, error) {
 		Unremembered:       sums[lbFlowEventFLOW_UNREMEMBERED],
 		Opened:             sums[lbFlowEventNAT_OPENED],
 		EvictedOpen:        sums[lbFlowEventNAT_EVICTED],
+		Exhausted:          sums[lbFlowEventNAT_EXHAUSTED],
 	}, nil
 }
 

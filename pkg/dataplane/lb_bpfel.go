@@ -157,6 +157,7 @@ type lbCourse struct {
 	Backend uint32
 	Index   uint32
 	_       [4]byte
+	State   uint64
 }
 
 type lbFlow struct {
@@ -183,7 +184,8 @@ const (
 	lbFlowEventFRAGMENT_EVICTED        lbFlowEvent = 7
 	lbFlowEventNAT_OPENED              lbFlowEvent = 8
 	lbFlowEventNAT_EVICTED             lbFlowEvent = 9
-	lbFlowEventFLOW_EVENTS             lbFlowEvent = 10
+	lbFlowEventNAT_EXHAUSTED           lbFlowEvent = 10
+	lbFlowEventFLOW_EVENTS             lbFlowEvent = 11
 )
 
 type lbFlowFlag uint32

@@ -122,6 +122,14 @@ func (s natSources) size(spec *ebpf.CollectionSpec) {
 	spec.Maps[lbMapNatPorts].MaxEntries = (s.translations() + natPortsPerLine - 1) / natPortsPerLine
 }
 
+// NAT tells what connections of fullnat have of their ports.
+func (p *Plane) NAT() model.NATPorts {
+	return model.NATPorts{
+		Used: p.stats.Translations, Capacity: uint64(p.sources.capacity()),
+		Opened: p.events.Opened, Evicted: p.events.EvictedOpen, Exhausted: p.events.Exhausted,
+	}
+}
+
 // natTickShift makes the translations' clock of the kernel's, see bpf/translation.h.
 const natTickShift = 27
 

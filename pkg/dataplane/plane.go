@@ -461,6 +461,8 @@ func (p *Plane) Maps() []model.MapUse {
 		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
 		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),
 		use("flows", p.maps.Flows, uint32(p.stats.Live), flowBuckets(p.limits)*flowsPerBucket, 1),
+		use("translations", p.maps.Translations, uint32(p.stats.Translations), p.sources.capacity(), 1),
+		use("sessions", p.maps.Sessions, uint32(p.stats.Translations), p.sources.sessionBuckets()*8, 1),
 		use("backends", p.maps.Backends, n.backends.used, n.backends.size, 1),
 		use("backend_counters", p.maps.BackendCounters, n.backends.used, n.backends.size, cpus),
 	}

@@ -186,5 +186,11 @@ func (s snapshot) flows(e emitter) {
 	e.counter("flow_remembered_total", "Flows that were entered into the flow table.")(float64(f.Remembered))
 	e.counter("flow_evicted_total", "Entries that gave way to others although their flow could be found again.")(float64(f.Evicted))
 	e.counter("flow_evicted_connections_total", "Connections that gave way to others and may break at the next change. Alarm: the flow table is too small.")(float64(f.EvictedConnections))
+	n := s.status.NAT
+	e.gauge("nat_ports_used", "Ports that connections of fullnat have, over all addresses and both protocols, as of the last sweep.")(float64(n.Used))
+	e.gauge("nat_ports_capacity", "Ports that connections of fullnat may have.")(float64(n.Capacity))
+	e.counter("nat_connections_total", "Connections of fullnat that have begun.")(float64(n.Opened))
+	e.counter("nat_evicted_total", "Connections of fullnat that gave their port to another, for they had no answer yet, or had ended.")(float64(n.Evicted))
+	e.counter("nat_exhausted_total", "Packets that began no connection of fullnat for want of a port. Alarm: there are too few addresses.")(float64(n.Exhausted))
 	e.counter("flow_unremembered_total", "Flows that the flow table had no room for and that may break at the next change. Alarm: the flow table is too small.")(float64(f.Unremembered))
 }

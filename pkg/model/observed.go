@@ -51,6 +51,7 @@ type Status struct {
 	// Reasons counts every way out of the packet path, in a fixed order.
 	Reasons []Reason
 	Flows   FlowTable
+	NAT     NATPorts
 	Maps    []MapUse
 }
 
@@ -143,6 +144,18 @@ type FlowTable struct {
 	// count flows that may break at the next change: alarms.
 	Remembered, Evicted              uint64
 	EvictedConnections, Unremembered uint64
+}
+
+// NATPorts is what connections of fullnat have of the ports that they come from, as of
+// the last sweep, and what happened since the start.
+type NATPorts struct {
+	// Used ports of Capacity, over all addresses and both protocols.
+	Used, Capacity uint64
+	// Opened counts connections; Evicted those whose port went to another although they
+	// might have gone on: they had no answer yet, or had ended less than a minute ago.
+	Opened, Evicted uint64
+	// Exhausted counts packets that began no connection for want of a port: an alarm.
+	Exhausted uint64
 }
 
 // Reason is one way out of the packet path with its count of packets.

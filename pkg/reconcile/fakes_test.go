@@ -20,6 +20,7 @@ import (
 
 // fakePlane remembers what was applied.
 type fakePlane struct {
+	nat                                   model.NATPorts
 	checkFault, applyFault, countersFault error
 
 	attempts, applies int
@@ -47,6 +48,8 @@ func (p *fakePlane) Apply(s forwarding.State) error {
 }
 
 func (p *fakePlane) Counters() (dataplane.Counters, error) { return p.counters, p.countersFault }
+
+func (p *fakePlane) NAT() model.NATPorts { return p.nat }
 
 func (p *fakePlane) Interfaces() []model.InterfaceStatus {
 	return []model.InterfaceStatus{{Name: "eth0", Mode: "generic", Warning: "slow"}}

@@ -36,11 +36,22 @@ func (l *Loop) tick(now time.Time) {
 		}
 		l.remember(&l.sweepFailure, err)
 		if done || err != nil {
+			l.warnOfPorts()
 			l.sweepAt = now.Add(sweepPause)
 			l.endDrains(now)
 			return
 		}
 	}
+}
+
+// warnOfPorts logs that fullnat had no port for a connection, when it has come to that
+// and when it has again after a while.
+func (l *Loop) warnOfPorts() {
+	exhausted := l.o.Plane.NAT().Exhausted
+	if exhausted > l.exhausted && !l.exhausting {
+		l.o.Log.Warn("fullnat has no port for new connections; add addresses to nat.source_ipv4 or nat.source_ipv6 in the configuration", "packets", exhausted-l.exhausted)
+	}
+	l.exhausting, l.exhausted = exhausted > l.exhausted, exhausted
 }
 
 // sweepsToKnow is how many sweeps must end before flows that there were at a moment

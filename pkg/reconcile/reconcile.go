@@ -28,6 +28,7 @@ type Plane interface {
 	Check(forwarding.State) error
 	Apply(forwarding.State) error
 	Counters() (dataplane.Counters, error)
+	NAT() model.NATPorts
 	Interfaces() []model.InterfaceStatus
 	Maps() []model.MapUse
 
@@ -100,7 +101,11 @@ type Loop struct {
 	started   time.Time
 	retry     *time.Timer
 	pause     time.Duration
-	health    map[dataplane.BackendKey]model.Health
+	// exhausted counts packets for which fullnat had no port, by the last sweep, and
+	// exhausting says that there were some since the one before.
+	exhausted  uint64
+	exhausting bool
+	health     map[dataplane.BackendKey]model.Health
 	// first is the flow table's time when the loop started, sweepAt when the
 	// next sweep is due.
 	first   flux.Tick

@@ -42,7 +42,7 @@ func (l *Loop) status() (model.Status, error) {
 		Maps:       l.o.Plane.Maps(),
 	}
 	flows := l.o.Plane.Flows()
-	s.Flows = flows.Table
+	s.Flows, s.NAT = flows.Table, l.o.Plane.NAT()
 	if failure := cmp.Or(l.failure, l.drainFailure, l.sweepFailure); failure != nil {
 		s.Error = failure.Error()
 	}

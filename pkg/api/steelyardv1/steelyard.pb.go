@@ -2185,6 +2185,7 @@ type StatusResponse struct {
 	Reasons       []*Reason  `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
 	Maps          []*MapUse  `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
 	Flows         *FlowTable `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
+	Nat           *NATPorts  `protobuf:"bytes,12,opt,name=nat,proto3" json:"nat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2292,6 +2293,13 @@ func (x *StatusResponse) GetMaps() []*MapUse {
 func (x *StatusResponse) GetFlows() *FlowTable {
 	if x != nil {
 		return x.Flows
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNat() *NATPorts {
+	if x != nil {
+		return x.Nat
 	}
 	return nil
 }
@@ -2992,6 +3000,87 @@ func (x *MapUse) GetBytes() uint64 {
 }
 
 // What the last sweep found, and what happened since the start.
+// The ports that connections of fullnat come from.
+type NATPorts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Over all addresses and both protocols, as of the last sweep.
+	Used     uint64 `protobuf:"varint,1,opt,name=used,proto3" json:"used,omitempty"`
+	Capacity uint64 `protobuf:"varint,2,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// Connections since the start; those that gave their port to others, for they had no
+	// answer yet, or had ended.
+	Opened  uint64 `protobuf:"varint,3,opt,name=opened,proto3" json:"opened,omitempty"`
+	Evicted uint64 `protobuf:"varint,4,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	// Packets that began no connection for want of a port.
+	Exhausted     uint64 `protobuf:"varint,5,opt,name=exhausted,proto3" json:"exhausted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NATPorts) Reset() {
+	*x = NATPorts{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NATPorts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NATPorts) ProtoMessage() {}
+
+func (x *NATPorts) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NATPorts.ProtoReflect.Descriptor instead.
+func (*NATPorts) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *NATPorts) GetUsed() uint64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *NATPorts) GetCapacity() uint64 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *NATPorts) GetOpened() uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *NATPorts) GetEvicted() uint64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
+func (x *NATPorts) GetExhausted() uint64 {
+	if x != nil {
+		return x.Exhausted
+	}
+	return 0
+}
+
 type FlowTable struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Entries.
@@ -3015,7 +3104,7 @@ type FlowTable struct {
 
 func (x *FlowTable) Reset() {
 	*x = FlowTable{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3116,7 @@ func (x *FlowTable) String() string {
 func (*FlowTable) ProtoMessage() {}
 
 func (x *FlowTable) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3129,7 @@ func (x *FlowTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTable.ProtoReflect.Descriptor instead.
 func (*FlowTable) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FlowTable) GetLive() uint64 {
@@ -3324,7 +3413,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vCheckInPool\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12/\n" +
 	"\x05check\x18\x02 \x01(\v2\x19.steelyard.v1.CheckFieldsR\x05check\"\x0f\n" +
-	"\rStatusRequest\"\xd5\x03\n" +
+	"\rStatusRequest\"\xff\x03\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x128\n" +
 	"\x18started_unix_nanoseconds\x18\x02 \x01(\x03R\x16startedUnixNanoseconds\x12\x1a\n" +
@@ -3339,7 +3428,8 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\areasons\x18\t \x03(\v2\x14.steelyard.v1.ReasonR\areasons\x12(\n" +
 	"\x04maps\x18\n" +
 	" \x03(\v2\x14.steelyard.v1.MapUseR\x04maps\x12-\n" +
-	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\"S\n" +
+	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\x12(\n" +
+	"\x03nat\x18\f \x01(\v2\x16.steelyard.v1.NATPortsR\x03nat\"S\n" +
 	"\x0fInterfaceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x18\n" +
@@ -3396,7 +3486,13 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04used\x18\x02 \x01(\x04R\x04used\x12\x1a\n" +
 	"\bcapacity\x18\x03 \x01(\x04R\bcapacity\x12\x14\n" +
-	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\xcb\x02\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"\x8a\x01\n" +
+	"\bNATPorts\x12\x12\n" +
+	"\x04used\x18\x01 \x01(\x04R\x04used\x12\x1a\n" +
+	"\bcapacity\x18\x02 \x01(\x04R\bcapacity\x12\x16\n" +
+	"\x06opened\x18\x03 \x01(\x04R\x06opened\x12\x18\n" +
+	"\aevicted\x18\x04 \x01(\x04R\aevicted\x12\x1c\n" +
+	"\texhausted\x18\x05 \x01(\x04R\texhausted\"\xcb\x02\n" +
 	"\tFlowTable\x12\x12\n" +
 	"\x04live\x18\x01 \x01(\x04R\x04live\x12\x1a\n" +
 	"\bcapacity\x18\x02 \x01(\x04R\bcapacity\x12\"\n" +
@@ -3428,7 +3524,7 @@ func file_steelyardv1_steelyard_proto_rawDescGZIP() []byte {
 	return file_steelyardv1_steelyard_proto_rawDescData
 }
 
-var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*GetRequest)(nil),      // 0: steelyard.v1.GetRequest
 	(*GetResponse)(nil),     // 1: steelyard.v1.GetResponse
@@ -3465,7 +3561,8 @@ var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*NextHop)(nil),         // 32: steelyard.v1.NextHop
 	(*Reason)(nil),          // 33: steelyard.v1.Reason
 	(*MapUse)(nil),          // 34: steelyard.v1.MapUse
-	(*FlowTable)(nil),       // 35: steelyard.v1.FlowTable
+	(*NATPorts)(nil),        // 35: steelyard.v1.NATPorts
+	(*FlowTable)(nil),       // 36: steelyard.v1.FlowTable
 }
 var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	2,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
@@ -3507,25 +3604,26 @@ var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	29, // 36: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
 	33, // 37: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
 	34, // 38: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
-	35, // 39: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
-	2,  // 40: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
-	27, // 41: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
-	30, // 42: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
-	6,  // 43: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
-	31, // 44: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
-	32, // 45: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
-	27, // 46: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
-	0,  // 47: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
-	9,  // 48: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
-	24, // 49: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
-	1,  // 50: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
-	10, // 51: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
-	25, // 52: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
-	50, // [50:53] is the sub-list for method output_type
-	47, // [47:50] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	36, // 39: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
+	35, // 40: steelyard.v1.StatusResponse.nat:type_name -> steelyard.v1.NATPorts
+	2,  // 41: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
+	27, // 42: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
+	30, // 43: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
+	6,  // 44: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
+	31, // 45: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
+	32, // 46: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
+	27, // 47: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
+	0,  // 48: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
+	9,  // 49: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
+	24, // 50: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
+	1,  // 51: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
+	10, // 52: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
+	25, // 53: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
+	51, // [51:54] is the sub-list for method output_type
+	48, // [48:51] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_steelyardv1_steelyard_proto_init() }
@@ -3560,7 +3658,7 @@ func file_steelyardv1_steelyard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_steelyardv1_steelyard_proto_rawDesc), len(file_steelyardv1_steelyard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
