@@ -45,6 +45,8 @@ func churnPaths() []path {
 			path{mode: "dsr-gue", ipv6: true},
 			path{mode: "dsr-gue", transport: quic},
 			path{mode: "dsr-ipip", ipv6: true, transport: roaming},
+			path{mode: "nat"},
+			path{mode: "fullnat", ipv6: true},
 		)
 	}
 	return paths

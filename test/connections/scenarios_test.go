@@ -31,20 +31,24 @@ func scenarios() []scenario {
 		onQUIC6 = path{mode: "dsr-gue", ipv6: true, transport: quic}
 		roams   = path{mode: "dsr-gue", transport: roaming}
 		roams6  = path{mode: "dsr-ipip", ipv6: true, transport: roaming}
+		nat     = path{mode: "nat"}
+		nat6    = path{mode: "nat", ipv6: true}
+		fullnat = path{mode: "fullnat"}
+		full6   = path{mode: "fullnat", ipv6: true}
 	)
 	return []scenario{
-		{name: "add-5-backends", pool: 5, also: []path{ipip6}, disturb: addBackends},
-		{name: "drain-5-backends", pool: 10, also: []path{ipip6, onQUIC, roams}, disturb: drainBackends},
+		{name: "add-5-backends", pool: 5, also: []path{ipip6, nat6}, disturb: addBackends},
+		{name: "drain-5-backends", pool: 10, also: []path{ipip6, onQUIC, roams, nat, full6}, disturb: drainBackends},
 		{name: "drain-a-newcomer", pool: 5, disturb: drainNewcomer},
 		{name: "change-weights", pool: 10, disturb: changeWeights},
-		{name: "flap-check-" + times, pool: 10, also: []path{onQUIC}, disturb: flapCheck},
-		{name: "replace-all-one-by-one", pool: 5, also: []path{ipip6, gue, roams6}, disturb: replaceAll},
+		{name: "flap-check-" + times, pool: 10, also: []path{onQUIC, fullnat}, disturb: flapCheck},
+		{name: "replace-all-one-by-one", pool: 5, also: []path{ipip6, gue, roams6, nat6, fullnat}, disturb: replaceAll},
 		{name: "move-vip-to-another-pool", pool: 5, also: []path{roams}, disturb: moveVIP},
 		{name: "blue-green-and-back", pool: 5, also: []path{roams}, disturb: blueGreen},
 		{name: "change-table-size", pool: 10, disturb: changeTableSize},
-		{name: "restart-daemon-" + times, pool: 10, disturb: restartDaemon},
-		{name: "kill-9-daemon-" + times, pool: 10, also: []path{onQUIC6}, disturb: killDaemon},
-		{name: "upgrade", pool: 10, also: []path{onQUIC}, disturb: upgrade},
+		{name: "restart-daemon-" + times, pool: 10, also: []path{nat, fullnat}, disturb: restartDaemon},
+		{name: "kill-9-daemon-" + times, pool: 10, also: []path{onQUIC6, nat, full6}, disturb: killDaemon},
+		{name: "upgrade", pool: 10, also: []path{onQUIC, nat, fullnat}, disturb: upgrade},
 		{name: "change-limits", pool: 10, disturb: changeLimits},
 		{name: "syn-flood-during-drain", pool: 10, disturb: floodDuringDrain},
 	}
@@ -67,6 +71,12 @@ func (sc scenario) paths() []path {
 		path{mode: "dsr-gue", ipv6: true, transport: quic},
 		path{mode: "dsr-ipip", ipv6: true, transport: roaming},
 		path{mode: "dsr-gue", transport: roaming},
+		path{mode: "nat"},
+		path{mode: "nat", ipv6: true, transport: quic},
+		path{mode: "nat", transport: roaming},
+		path{mode: "fullnat", ipv6: true},
+		path{mode: "fullnat", transport: quic},
+		path{mode: "fullnat", ipv6: true, transport: roaming},
 	)
 }
 
