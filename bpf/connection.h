@@ -71,6 +71,13 @@ step u32 nat_base(u64 hash, u32 facts)
 	return number << NAT_ADDRESS_SHIFT | udp;
 }
 
+/* Ends a connection whose state is still what it was, so that its client may begin another. */
+step void close_connection(u64 hash, u32 index, u64 was)
+{
+	if (free_translation(index, was))
+		drop_session(hash, index);
+}
+
 /*
  * Begins a connection to a backend. Returns the index of its translation, or NAT_NONE
  * where no port is free. If another CPU has begun the same one, that one counts.
@@ -81,6 +88,7 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	u32 base = nat_base(hash, facts), index, other;
 	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP;
 	struct translation *t;
+	u64 state;
 
 	if (!client || base == NAT_NONE)
 		return NAT_NONE;
@@ -93,10 +101,10 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	t->ports = client->ports;
 	t->vip = facts >> NAT_FACT_VIP_SHIFT;
 	note_hop(ctx, t, facts & NAT_FACT_TAG);
-	*(volatile u64 *)&t->state =
-		nat_state(t->state, backend, nat_generation(t->state), NAT_USED);
+	state = nat_state(t->state, backend, nat_generation(t->state), NAT_USED);
+	*(volatile u64 *)&t->state = state;
 	if (!add_session(hash, index)) {
-		free_translation(index);
+		free_translation(index, state);
 		return NAT_NONE;
 	}
 	other = find_session(client, hash, protocol, index);
@@ -104,28 +112,30 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 		count_flow(NAT_OPENED);
 		return index;
 	}
-	drop_session(hash, index);
-	free_translation(index);
+	close_connection(hash, index, state);
 	return other;
 }
 
-/* Ends a connection, so that its client may begin another. Returns 0. */
-step void close_connection(u64 hash, u32 index)
-{
-	drop_session(hash, index);
-	free_translation(index);
-}
+#define NAT_SEE_TRIES 2
 
 /* Notes a packet of a connection: that it has come, and what it says. */
 step void see_connection(struct translation *t, u64 state, u64 flags)
 {
 	u32 now = nat_now();
-	u64 next = state | flags << FLOW_FLAGS_SHIFT;
 
-	if (nat_age(now, state) >= NAT_REFRESH_AGE)
-		next = (next & ~(u64)FLOW_TICK_MASK) | now;
-	if (next != state)
-		__sync_val_compare_and_swap(&t->state, state, next);
+	for (int i = 0; i < NAT_SEE_TRIES; i++) {
+		u64 next = state | flags << FLOW_FLAGS_SHIFT, found;
+
+		if (nat_age(now, state) >= NAT_REFRESH_AGE)
+			next = (next & ~(u64)FLOW_TICK_MASK) | now;
+		if (next == state)
+			return;
+		found = __sync_val_compare_and_swap(&t->state, state, next);
+		/* Another packet of it came in between, unless the port is another's by now. */
+		if (found == state || nat_generation(found) != nat_generation(state))
+			return;
+		state = found;
+	}
 }
 
 /* Whether a connection's client may go on with it, on its backend. */

@@ -221,8 +221,8 @@ enum flow_event {
 	FRAGMENT_REMEMBERED,     /* a fragmented packet */
 	FRAGMENT_EVICTED,        /* one whose fragments may still come gave way */
 	NAT_OPENED,              /* a new translation */
-	NAT_EVICTED, /* one of a connection that had not begun, or had ended, gave way */
-	NAT_EXHAUSTED,           /* no port was free: an alarm */
+	NAT_EVICTED,   /* one of a connection that had not begun, or had ended, gave way */
+	NAT_EXHAUSTED, /* no port was free: an alarm */
 
 	FLOW_EVENTS,
 };
@@ -240,8 +240,9 @@ enum nat_flag {
 /* The programs that the main one calls for what few packets are. */
 enum part {
 	PART_OF_FLOW,
-	PART_NAT,      /* a packet of a VIP that translates */
-	PART_NAT_PART, /* a part of a flow of such a VIP */
+	PART_NAT,          /* a packet of a VIP that translates */
+	PART_NAT_FRAGMENT, /* one in fragments */
+	PART_NAT_ERROR,    /* an ICMP error about one */
 
 	PARTS,
 };

@@ -88,10 +88,10 @@ step enum reason carry_error(struct xdp_md *ctx, const struct packet *pkt, struc
 {
 	u32 link = link_length(&c->hop);
 
-	set_shape(pkt, c);
+	set_error_shape(pkt, c);
 	if (is_mapped(&c->to.destination) == pkt->ipv6)
 		return carry_error_over(ctx, c);
-	if (!translate_error(ctx, c) || !decrement_ttl(ctx, pkt))
+	if (!translate_error(ctx, c) || !decrement_ttl(ctx, pkt->l3, pkt->ipv6))
 		return DROP_INTERNAL;
 	if (pkt->l3 != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3 - (int)link))
 		return DROP_NO_HEADROOM;
@@ -101,7 +101,7 @@ step enum reason carry_error(struct xdp_md *ctx, const struct packet *pkt, struc
 /* Translates an error and leaves it to the kernel to send. */
 step enum reason pass_error(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
 {
-	set_shape(pkt, c);
+	set_error_shape(pkt, c);
 	return translate_error(ctx, c) ? PASS_REPLY : DROP_INTERNAL;
 }
 

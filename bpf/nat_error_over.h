@@ -289,16 +289,9 @@ step bool put_together(struct xdp_md *ctx, u32 at, const struct message *m, cons
 }
 
 /* What the functions below must know of the packet. */
-step void set_shape(const struct packet *pkt, struct course *c)
+step void set_error_shape(const struct packet *pkt, struct course *c)
 {
-	c->shape.l3 = pkt->l3;
-	c->shape.l4 = pkt->l4;
-	c->shape.length = pkt->length;
-	c->shape.quoted = pkt->quoted;
-	c->shape.quoted_l4 = pkt->quoted_l4;
-	c->shape.ipv6 = pkt->ipv6;
-	c->shape.protocol = pkt->protocol;
-	c->shape.fragment = pkt->fragment;
+	set_shape(pkt, &c->shape);
 	c->outer_ip.protocol = pkt->ipv6 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	c->outer_ip.tos = pkt->tos;
 	c->outer_ip.ttl = pkt->ttl - 1;

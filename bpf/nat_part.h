@@ -25,7 +25,7 @@ step enum reason early_fragment(struct xdp_md *ctx, struct packet *pkt, struct c
 
 	if (!vip || vip->mode != MODE_NAT)
 		return DROP_FRAGMENT_EARLY;
-	reason = course_to_backend(ctx, pkt, vip, c);
+	reason = find_by_slot(ctx, pkt, vip, c);
 	if (reason != TX_FORWARDED)
 		return reason;
 	keep_to_backend(pkt, vip, c);

@@ -16,12 +16,6 @@
 #include "reset.h"
 #include "vip.h"
 
-/* What of an ICMP error is where: offsets and lengths as struct packet has them. */
-struct shape {
-	u32 l3, l4, length, quoted, quoted_l4;
-	u8 ipv6, protocol, fragment, reserved;
-};
-
 /* What becomes of a packet of a VIP that translates. */
 struct course {
 	struct tuple from, to;
@@ -33,6 +27,7 @@ struct course {
 	struct hop hop;
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
+	u64 state;   /* of the translation, as it was read */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -42,6 +37,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct course);
 } courses SEC(".maps");
+
+/* Carries a packet along its course: fragments by a function of their own. */
+step enum reason carry_packet(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
+{
+	if (!pkt->fragment)
+		return carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	set_shape(pkt, &c->shape);
+	return carry_fragment(ctx, &c->shape, &c->from, &c->to, &c->hop);
+}
 
 step void hop_to_backend(struct hop *hop, const struct backend *b)
 {
@@ -58,8 +62,8 @@ step void hop_to_backend(struct hop *hop, const struct backend *b)
 /* TCP of a connection that nobody knows is reset, so that its client does not wait. */
 step enum reason refuse_connection(struct xdp_md *ctx, const struct packet *pkt)
 {
-	if (pkt->protocol != IPPROTO_TCP || pkt->fragment || pkt->quoted || !icmp_cost ||
-	    !allowed())
+	if (pkt->protocol != IPPROTO_TCP || pkt->resets || pkt->fragment || pkt->quoted ||
+	    !icmp_cost || !allowed())
 		return DROP_NO_CONNECTION;
 	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 }
@@ -111,13 +115,12 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		struct course *c)
 {
 	struct translation *t = translation_at(c->index);
-	u64 state;
 
 	if (!t)
 		return false;
-	state = *(volatile u64 *)&t->state;
-	c->backend = flow_backend(state);
-	if (!connection_stays(pkt, state, ability(c->backend)))
+	c->state = *(volatile u64 *)&t->state;
+	c->backend = flow_backend(c->state);
+	if (!connection_stays(pkt, c->state, ability(c->backend)))
 		return false;
 	if (pkt->quoted)
 		return true;
@@ -125,7 +128,7 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
 	if (tells_way_back(ctx, pkt->l3))
 		note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
-	see_connection(t, state, client_flags(pkt, pkt->resets));
+	see_connection(t, c->state, client_flags(pkt, pkt->resets));
 	return true;
 }
 
@@ -140,7 +143,8 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 	if (c->index != NAT_NONE) {
 		if (go_on(ctx, pkt, vip, c))
 			return TX_FORWARDED;
-		close_connection(pkt->hash, c->index);
+		if (!pkt->quoted)
+			close_connection(pkt->hash, c->index, c->state);
 		c->index = NAT_NONE;
 	}
 	if (!begins)
@@ -148,21 +152,26 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 	return begin(ctx, pkt, vip, c);
 }
 
-/* Who gets a client's packet, and under which tuple. */
+/* Who gets a client's packet to a nat VIP. */
+step enum reason find_by_slot(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			      struct course *c)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+
+	if (!pool)
+		return DROP_INTERNAL;
+	c->index = NAT_NONE;
+	c->backend = choose_backend(ctx, pool, vip, pkt);
+	return TX_FORWARDED;
+}
+
+/* Who gets a client's packet. */
 step enum reason course_to_backend(struct xdp_md *ctx, struct packet *pkt,
 				   const struct vip_entry *vip, struct course *c)
 {
-	u32 pool_index = vip->pool;
-	struct pool *pool;
-
-	c->index = NAT_NONE;
-	if (vip->mode == MODE_FULLNAT)
-		return find_connection(ctx, pkt, vip, c);
-	pool = bpf_map_lookup_elem(&pools, &pool_index);
-	if (!pool)
-		return DROP_INTERNAL;
-	c->backend = choose_backend(ctx, pool, vip, pkt);
-	return TX_FORWARDED;
+	return vip->mode == MODE_FULLNAT ? find_connection(ctx, pkt, vip, c) :
+					   find_by_slot(ctx, pkt, vip, c);
 }
 
 /* The tuple of a packet as its backend is to see it. */
@@ -214,7 +223,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
 	if ((int)pkt->length + more > c->hop.mtu)
 		return tell(ctx, pkt, DROP_TOO_BIG, c->hop.mtu - more);
-	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	reason = carry_packet(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
 	reason = transmit_to_backend(ctx, &c->hop);

@@ -128,15 +128,20 @@ side_step u32 take_port(u32 base, u64 hash)
 	return index;
 }
 
-/* Gives back a translation that was claimed, or used. Returns 0. */
-side_step int free_translation(u32 index)
+/*
+ * Gives back a translation whose state is still what it was: nobody has seen a packet of
+ * it, or taken its port, meanwhile. Returns whether it did.
+ */
+side_step u32 free_translation(u32 index, u64 was)
 {
 	struct translation *t = translation_at(index);
 	u64 *word = nat_ports_word(index);
 
 	if (!t || !word)
-		return 0;
-	*(volatile u64 *)&t->state = nat_state(0, 0, nat_generation(t->state), 0);
+		return false;
+	if (__sync_val_compare_and_swap(&t->state, was, nat_state(0, 0, nat_generation(was), 0)) !=
+	    was)
+		return false;
 	__sync_fetch_and_and(word, ~(1ULL << (index & 63)));
-	return 0;
+	return true;
 }

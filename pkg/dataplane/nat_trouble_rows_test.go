@@ -179,7 +179,7 @@ func natUnknownRows(t *natTable, f family) []row {
 			in := c.ask(flags, text(9))
 			r := c.counted("unknown/"+name, "tx_reset", in)
 			if r.out = reset(in).bytes(); flags&flagRST != 0 {
-				r.reason, r.out = "drop_no_backend", nil
+				r.reason, r.out = "drop_no_connection", nil
 			}
 			rows = append(rows, r)
 		}
