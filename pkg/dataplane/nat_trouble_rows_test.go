@@ -157,7 +157,9 @@ func natDownRows(t *natTable, f family) []row {
 			in := c.ask(flags, text(5))
 			r := c.counted("reset/"+name, "tx_reset", in)
 			if r.out = reset(in).bytes(); flags&flagRST != 0 {
-				r.reason, r.out = "drop_no_backend", nil
+				if r.reason, r.out = "drop_no_backend", nil; s.mode == model.ModeFullNAT {
+					r.reason = "drop_no_connection"
+				}
 			}
 			rows = append(rows, r)
 		}
