@@ -136,8 +136,10 @@ step enum reason error_to_backend(struct xdp_md *ctx, struct packet *pkt, struct
 	reason = carry_error(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
-	count_packet(&backend_counters, c->backend, pkt);
-	return transmit_to_backend(ctx, &c->hop);
+	reason = transmit_to_backend(ctx, &c->hop);
+	if (verdict(reason) != XDP_DROP)
+		count_packet(&backend_counters, c->backend, pkt);
+	return reason;
 }
 
 /* An error about a packet to a backend, that a client sent through a fullnat VIP. */

@@ -226,6 +226,8 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 	reason = carry_packet(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
-	count_packet(&backend_counters, index, pkt);
-	return transmit_to_backend(ctx, &c->hop);
+	reason = transmit_to_backend(ctx, &c->hop);
+	if (verdict(reason) != XDP_DROP)
+		count_packet(&backend_counters, index, pkt);
+	return reason;
 }

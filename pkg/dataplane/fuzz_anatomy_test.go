@@ -312,7 +312,7 @@ func (a *anatomy) quoted() (Flow, bool) {
 		q.setPart(binary.BigEndian.Uint16(h[6:])&0x1fff != 0, false)
 	}
 	version := map[bool]byte{false: 4, true: 6}[a.ipv6]
-	if h[0]>>4 != version || header < headerIPv4 || q.flaws != 0 || q.part == laterFragment || !q.reaches(q.l4+4) {
+	if h[0]>>4 != version || header < headerIPv4 || q.flaws != 0 || q.part == laterFragment || !q.reaches(q.l4+4) || q.l4+4 > a.end {
 		return Flow{}, false
 	}
 	f := q.flow()

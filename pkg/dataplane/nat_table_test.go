@@ -269,7 +269,12 @@ func (t *natTable) sourceIn(frame []byte) netip.AddrPort {
 	if binary.BigEndian.Uint16(frame[12:]) == etherVLAN {
 		frame = slices.Concat(frame[:12], frame[16:])
 	}
-	source := sourceOf(frame, binary.BigEndian.Uint16(frame[12:]) == etherIPv6)
+	six := binary.BigEndian.Uint16(frame[12:]) == etherIPv6
+	const behind = headerEthernet + headerIPv6
+	if six && frame[headerEthernet+6] == fragmentHeader(0, true).kind {
+		frame = slices.Concat(frame[:behind], frame[behind+8:])
+	}
+	source := sourceOf(frame, six)
 	if _, ours := t.sources.number(source.Addr()); !ours || !t.sources.Ports.Contains(source.Port()) {
 		t.Errorf("a connection comes from %s", source)
 	}
@@ -453,4 +458,56 @@ func TestNATPackets(t *testing.T) {
 		})
 	}
 	t.Logf("%d rows", len(rows))
+}
+
+// TestNATPacketTableNotices is the negative control of the table: rows that expect
+// anything but what happens must fail.
+func TestNATPacketTableNotices(t *testing.T) {
+	l := newNATTable(t, natSetting{options: tableOptions()})
+	for _, f := range families() {
+		for _, s := range l.every(f, "") {
+			c := l.talk(s, model.TCP)
+			for name, good := range map[string]row{
+				"forth": c.forth("good", c.ask(flagACK, text(5))), "back": l.back("good", c, c.answer(flagACK, text(5))),
+				"error": l.reports(c, 40)[0].row("good", 30), "error back": l.reports(c, 40)[1].row("good", 30),
+			} {
+				if err := l.check(good); err != nil {
+					t.Fatalf("%s, %s: the row that the others are made from fails: %v", s.name, name, err)
+				}
+				for what, spoil := range spoiltRows(l, s, good) {
+					r := good
+					if spoil(&r); l.check(r) == nil {
+						t.Errorf("%s, %s: %s: not noticed", s.name, name, what)
+					}
+				}
+			}
+			fresh := l.newTalk(s, model.TCP)
+			first := l.first("good", fresh, fresh.ask(flagSYN, text(5)))
+			if first.opener = false; l.check(first) == nil {
+				t.Errorf("%s: not an opener: not noticed", s.name)
+			}
+		}
+	}
+}
+
+// spoiltRows spoil a good row, by what is spoilt.
+func spoiltRows(l *natTable, s natServed, good row) map[string]func(*row) {
+	all := map[string]func(*row){
+		"a byte longer":      func(r *row) { r.out = append(set(r.out, 0), 0) },
+		"a byte shorter":     func(r *row) { r.out = r.out[:len(r.out)-1] },
+		"untouched":          func(r *row) { r.out = nil },
+		"other verdict":      func(r *row) { r.reason = "pass_reply" },
+		"other reason":       func(r *row) { r.reason = "tx_echo_reply" },
+		"other VIP":          func(r *row) { r.vip = s.vip(model.UDP) },
+		"unknown VIP":        func(r *row) { r.vip = "unknown" },
+		"other backend":      func(r *row) { r.backend = BackendKey{s.name + " out", s.backend} },
+		"one of another":     func(r *row) { r.backend = l.newTalk(l.at(ipv4(), "nat any", ""), model.TCP).key() },
+		"what it expects":    func(r *row) { r.expect = func(out []byte) []byte { return set(out, 0, out[0]^1) } },
+		"what it arranges":   func(r *row) { r.arrange = func() error { return errors.New("no") } },
+		"counted by the VIP": func(r *row) { r.size++; r.vip = s.vip(model.TCP) },
+	}
+	for at := range good.out {
+		all[fmt.Sprintf("byte %d", at)] = func(r *row) { r.out = set(r.out, at, r.out[at]^1) }
+	}
+	return all
 }
