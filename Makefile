@@ -18,13 +18,13 @@ AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECT
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
-C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.bpf.c)
+C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 LAB = go run $(AS_ROOT) ./tools/lab
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections test-kernels fuzz build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
+	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
 	setup-kernels
 
 help: ## list the targets
@@ -71,6 +71,10 @@ fuzz: export STEELYARD_FUZZ_CASE = $(CASE)
 fuzz: setup ## send ten million mutated packets through the packet path; RUNS, SEED, CASE
 	go test -count 1 -timeout 2h -v -run 'TestFuzz$$' $(AS_ROOT) ./pkg/dataplane
 
+nightly: ## run what takes too long for every change: fuzz, then test-connections
+	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory test-connections
+
 lint: setup ## check format, imports, lengths, and what vet and staticcheck know
 	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \
 		echo "not formatted, run 'make fmt':" $$unformatted >&2; exit 1; fi
@@ -89,8 +93,8 @@ generate: setup ## regenerate BPF objects and protobuf code
 check-generated: setup ## fail if generated code is out of date
 	tools/check-generated.sh
 
-bench: setup build ## measure the packet path
-	go run $(AS_ROOT) ./tools/bench
+bench: setup build ## measure the packet path and write docs/performance.md; BENCH=-quick: a short run that writes nothing
+	go run $(AS_ROOT) ./tools/bench $(or $(BENCH),-json docs/performance.json -page docs/performance.md)
 
 sim: setup ## count the connections that churn breaks in a tenth of a large fleet's; FULL=1: in all
 	@go run ./tools/fluxsim -scale $(if $(FULL),1,0.1)

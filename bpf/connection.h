@@ -8,9 +8,6 @@
 
 #include "nat_port.h"
 
-/* Where a packet came from is where answers go to; of two tags only one would. */
-#define NAT_LONGEST_LINK (sizeof(struct ethhdr) + sizeof(struct vlan_header))
-
 /* What open_connection must know of packet and VIP, in one word. */
 enum nat_fact {
 	NAT_FACT_IPV4 = 1, /* the backend's address is IPv4 */
@@ -19,6 +16,21 @@ enum nat_fact {
 	NAT_FACT_SPLICED = 8, /* it began with a SYN cookie */
 	NAT_FACT_VIP_SHIFT = 16,
 };
+
+/*
+ * Whether a packet tells where answers go to, which is where it came from: they have one
+ * tag at most, of the kind that is put on.
+ */
+step bool tells_way_back(struct xdp_md *ctx, u32 l3)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if (l3 == sizeof(*eth))
+		return true;
+	return l3 == sizeof(*eth) + sizeof(struct vlan_header) &&
+	       (void *)(eth + 1) <= (void *)(long)ctx->data_end &&
+	       eth->h_proto == bpf_htons(ETH_P_8021Q);
+}
 
 /* Notes where the frame came from; false if that is what was known. */
 step bool note_hop(struct xdp_md *ctx, struct translation *t, bool tagged)

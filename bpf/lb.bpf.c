@@ -163,10 +163,12 @@ int steelyard_part(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	struct route route = {};
-	enum reason reason = route_part(ctx, &pkt, parse(ctx, &pkt, true), &route);
+	enum parsed parsed = parse(ctx, &pkt, true);
+	enum reason reason = route_part(ctx, &pkt, parsed, &route);
 
 	if (reason == TRANSLATE) {
-		bpf_tail_call(ctx, &parts, PART_NAT_PART);
+		bpf_tail_call(ctx, &parts,
+			      parsed == PARSED_ICMP_ERROR ? PART_NAT_ERROR : PART_NAT_FRAGMENT);
 		reason = DROP_INTERNAL;
 	}
 	return leave(reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason);

@@ -248,9 +248,10 @@ enum splice_flag {
 /* The programs that the main one calls for what few packets are. */
 enum part {
 	PART_OF_FLOW,
-	PART_NAT,      /* a packet of a VIP that translates */
-	PART_NAT_PART, /* a part of a flow of such a VIP */
-	PART_SYN,      /* a packet of such a VIP that has to do with SYN cookies */
+	PART_NAT,          /* a packet of a VIP that translates */
+	PART_NAT_FRAGMENT, /* one in fragments */
+	PART_NAT_ERROR,    /* an ICMP error about one */
+	PART_SYN,          /* one that has to do with SYN cookies */
 
 	PARTS,
 };

@@ -25,7 +25,7 @@ step enum reason early_fragment(struct xdp_md *ctx, struct packet *pkt, struct c
 
 	if (!vip || vip->mode != MODE_NAT)
 		return DROP_FRAGMENT_EARLY;
-	reason = course_to_backend(ctx, pkt, vip, c);
+	reason = find_by_slot(ctx, pkt, vip, c);
 	if (reason != TX_FORWARDED)
 		return reason;
 	keep_to_backend(pkt, vip, c);
@@ -43,7 +43,7 @@ step enum reason fragment_to_backend(struct xdp_md *ctx, struct packet *pkt, str
 	if (mode == MODE_NAT) {
 		c->index = NAT_NONE;
 		c->backend = flow_backend(state);
-		return send_to_backend(ctx, pkt, state >> FLOW_VIP_SHIFT, mode, c);
+		return send_to_backend(ctx, pkt, (u16)(state >> FLOW_VIP_SHIFT), mode, c);
 	}
 	t = recall_translation(c, state >> FLOW_BACKEND_SHIFT & FRAGMENT_VALUE_MASK, &now);
 	if (!t)

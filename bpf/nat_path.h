@@ -17,12 +17,6 @@
 #include "splice.h"
 #include "vip.h"
 
-/* What of an ICMP error is where: offsets and lengths as struct packet has them. */
-struct shape {
-	u32 l3, l4, length, quoted, quoted_l4;
-	u8 ipv6, protocol, fragment, reserved;
-};
-
 /* Where the headers of a packet are in one piece, as the kernel's functions take them. */
 struct head {
 	u64 ip[5];
@@ -67,6 +61,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct course);
 } courses SEC(".maps");
+
+/* Carries a packet along its course: fragments by a function of their own. */
+step enum reason carry_packet(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
+{
+	if (!pkt->fragment)
+		return carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	set_shape(pkt, &c->shape);
+	return carry_fragment(ctx, &c->shape, &c->from, &c->to, &c->hop);
+}
 
 step void hop_to_backend(struct hop *hop, const struct backend *b)
 {
@@ -114,7 +117,7 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	b = bpf_map_lookup_elem(&backends, &c->backend);
 	if (!b)
 		return DROP_INTERNAL;
-	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
+	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
 	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend,
 				   nat_facts(pkt, vip, b, c->syn));
@@ -150,7 +153,8 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		return true;
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
-	note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
+	if (tells_way_back(ctx, pkt->l3))
+		note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
 	see_connection(t, c->state, client_flags(pkt, c->syn));
 	return true;
 }
@@ -175,21 +179,26 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 	return begin(ctx, pkt, vip, c);
 }
 
-/* Who gets a client's packet, and under which tuple. */
+/* Who gets a client's packet to a nat VIP. */
+step enum reason find_by_slot(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			      struct course *c)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+
+	if (!pool)
+		return DROP_INTERNAL;
+	c->index = NAT_NONE;
+	c->backend = choose_backend(ctx, pool, vip, pkt);
+	return TX_FORWARDED;
+}
+
+/* Who gets a client's packet. */
 step enum reason course_to_backend(struct xdp_md *ctx, struct packet *pkt,
 				   const struct vip_entry *vip, struct course *c)
 {
-	u32 pool_index = vip->pool;
-	struct pool *pool;
-
-	c->index = NAT_NONE;
-	if (vip->mode == MODE_FULLNAT)
-		return find_connection(ctx, pkt, vip, c);
-	pool = bpf_map_lookup_elem(&pools, &pool_index);
-	if (!pool)
-		return DROP_INTERNAL;
-	c->backend = choose_backend(ctx, pool, vip, pkt);
-	return TX_FORWARDED;
+	return vip->mode == MODE_FULLNAT ? find_connection(ctx, pkt, vip, c) :
+					   find_by_slot(ctx, pkt, vip, c);
 }
 
 /* The tuple of a packet as its backend is to see it. */
@@ -259,9 +268,11 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
 	if ((int)pkt->length + more > c->hop.mtu)
 		return tell(ctx, pkt, DROP_TOO_BIG, c->hop.mtu - more);
-	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	reason = carry_packet(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
-	count_packet(&backend_counters, index, pkt);
-	return transmit_to_backend(ctx, &c->hop);
+	reason = transmit_to_backend(ctx, &c->hop);
+	if (verdict(reason) != XDP_DROP)
+		count_packet(&backend_counters, index, pkt);
+	return reason;
 }

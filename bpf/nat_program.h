@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The programs that packets of VIPs that translate are handed to, whichever way they go:
- * one for whole packets, and one for parts of flows, as in the other modes.
+ * whole ones, fragments, and ICMP errors about them.
  */
 #pragma once
 
@@ -38,16 +38,6 @@ step enum reason translate_flow(struct xdp_md *ctx, struct packet *pkt, struct c
 	return number != NAT_NONE ? fullnat_reply(ctx, pkt, c, number) : nat_reply(ctx, pkt, c);
 }
 
-step enum reason translate_part(struct xdp_md *ctx, struct packet *pkt, struct course *c,
-				enum parsed parsed)
-{
-	if (parsed == PARSED_FLOW)
-		return translate_flow(ctx, pkt, c);
-	if (parsed == PARSED_LATER_FRAGMENT)
-		return translate_fragment(ctx, pkt, c);
-	return parsed == PARSED_ICMP_ERROR ? translate_icmp_error(ctx, pkt, c) : PASS_NOT_VIP;
-}
-
 /* The course of a packet that has been parsed, as far as that tells; NULL if there is none. */
 step struct course *set_out(struct xdp_md *ctx, const struct packet *pkt)
 {
@@ -73,11 +63,25 @@ int steelyard_nat(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
-int steelyard_nat_part(struct xdp_md *ctx)
+int steelyard_nat_fragment(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	enum parsed parsed = parse(ctx, &pkt, true);
 	struct course *c = set_out(ctx, &pkt);
 
-	return leave(c ? translate_part(ctx, &pkt, c, parsed) : DROP_INTERNAL);
+	if (c && parsed == PARSED_LATER_FRAGMENT)
+		return leave(translate_fragment(ctx, &pkt, c));
+	return leave(c && parsed == PARSED_FLOW ? translate_flow(ctx, &pkt, c) : DROP_INTERNAL);
+}
+
+SEC("xdp.frags")
+int steelyard_nat_error(struct xdp_md *ctx)
+{
+	struct packet pkt = {};
+	enum parsed parsed = parse(ctx, &pkt, true);
+	struct course *c = set_out(ctx, &pkt);
+
+	if (!c || parsed != PARSED_ICMP_ERROR)
+		return leave(DROP_INTERNAL);
+	return leave(translate_icmp_error(ctx, &pkt, c));
 }

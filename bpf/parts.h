@@ -10,7 +10,8 @@
 
 int steelyard_part(struct xdp_md *ctx);
 int steelyard_nat(struct xdp_md *ctx);
-int steelyard_nat_part(struct xdp_md *ctx);
+int steelyard_nat_fragment(struct xdp_md *ctx);
+int steelyard_nat_error(struct xdp_md *ctx);
 int steelyard_syn(struct xdp_md *ctx);
 
 struct {
@@ -22,7 +23,8 @@ struct {
 	.values = {
 		[PART_OF_FLOW] = (void *)&steelyard_part,
 		[PART_NAT] = (void *)&steelyard_nat,
-		[PART_NAT_PART] = (void *)&steelyard_nat_part,
+		[PART_NAT_FRAGMENT] = (void *)&steelyard_nat_fragment,
+		[PART_NAT_ERROR] = (void *)&steelyard_nat_error,
 		[PART_SYN] = (void *)&steelyard_syn,
 	},
 };

@@ -186,7 +186,7 @@ int steelyard_syn(struct xdp_md *ctx)
 		c->next = SYN_UNSEEN;
 		return leave(reason);
 	}
-	bpf_tail_call(ctx, &parts, pkt.fragment ? PART_NAT_PART : PART_NAT);
+	bpf_tail_call(ctx, &parts, pkt.fragment ? PART_NAT_FRAGMENT : PART_NAT);
 	c->next = SYN_UNSEEN;
 	return leave(DROP_INTERNAL);
 }

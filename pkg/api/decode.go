@@ -142,8 +142,9 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 		Maps: list(r.Maps, func(m *steelyardv1.MapUse) model.MapUse {
 			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
-		Flows: decodeFlows(r.Flows),
-		NAT:   decodeNAT(r.Nat),
+		Flows:     decodeFlows(r.Flows),
+		Fragments: model.FragmentTable{Remembered: r.Fragments.GetRemembered(), Evicted: r.Fragments.GetEvicted()},
+		NAT:       decodeNAT(r.Nat),
 	}
 	return s, d.err
 }

@@ -139,6 +139,12 @@ type row struct {
 	rough bool
 	// context is what the driver says of the packet, if it is out of the ordinary.
 	context *xdpContext
+	// arrange is done before all else.
+	arrange func() error
+	// expect, where not nil, is what out is to be, given what leaves.
+	expect func([]byte) []byte
+	// spoilt: it is dropped when it has been changed already.
+	spoilt bool
 }
 
 // xdpContext is struct xdp_md; Data is the length of the metadata before the frame.
@@ -213,6 +219,11 @@ func newLabWith(t testing.TB, options Options) *lab {
 
 // check sends a row's frame and reports every difference from what the row says.
 func (l *lab) check(r row) error {
+	if r.arrange != nil {
+		if err := r.arrange(); err != nil {
+			return err
+		}
+	}
 	for _, frame := range r.before {
 		if _, _, err := l.run(ebpf.RunOptions{Data: frame}); err != nil {
 			return err
@@ -235,15 +246,25 @@ func (l *lab) check(r row) error {
 		return err
 	}
 	l.seen = &after
-	want := r.out
-	if want == nil {
-		want = r.in
-	}
+	want := r.leaves(out)
 	errs := []error{checkVerdict(verdict, r.reason), checkBytes(out, want), checkCounters(before, after, r)}
-	if !r.rough {
+	if !r.rough && !r.spoilt {
 		errs = append(errs, wellFormed(r.in), wellFormed(want))
 	}
 	return errors.Join(errs...)
+}
+
+// leaves is what the row expects, given what has come out.
+func (r row) leaves(out []byte) []byte {
+	switch {
+	case r.expect != nil:
+		return r.expect(out)
+	case r.spoilt:
+		return out
+	case r.out == nil:
+		return r.in
+	}
+	return r.out
 }
 
 func (l *lab) countersBefore(r row) (Counters, error) {

@@ -245,11 +245,12 @@ const (
 type lbPart uint32
 
 const (
-	lbPartPART_OF_FLOW  lbPart = 0
-	lbPartPART_NAT      lbPart = 1
-	lbPartPART_NAT_PART lbPart = 2
-	lbPartPART_SYN      lbPart = 3
-	lbPartPARTS         lbPart = 4
+	lbPartPART_OF_FLOW      lbPart = 0
+	lbPartPART_NAT          lbPart = 1
+	lbPartPART_NAT_FRAGMENT lbPart = 2
+	lbPartPART_NAT_ERROR    lbPart = 3
+	lbPartPART_SYN          lbPart = 4
+	lbPartPARTS             lbPart = 5
 )
 
 type lbPool struct {
@@ -425,55 +426,56 @@ type lbVocabulary struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	lbMapAllowances        = "allowances"
-	lbMapBackendCounters   = "backend_counters"
-	lbMapBackends          = "backends"
-	lbMapControl           = "control"
-	lbMapCourses           = "courses"
-	lbMapEgress            = "egress"
-	lbMapFlowEvents        = "flow_events"
-	lbMapFlows             = "flows"
-	lbMapFragments         = "fragments"
-	lbMapLedger            = "ledger"
-	lbMapNatEndpoints      = "nat_endpoints"
-	lbMapNatPorts          = "nat_ports"
-	lbMapNatTimeouts       = "nat_timeouts"
-	lbMapParts             = "parts"
-	lbMapPools             = "pools"
-	lbMapPortRanges        = "port_ranges"
-	lbMapReasons           = "reasons"
-	lbMapServerIds         = "server_ids"
-	lbMapSessions          = "sessions"
-	lbMapSlots             = "slots"
-	lbMapSplices           = "splices"
-	lbMapSynAllowances     = "syn_allowances"
-	lbMapSynGiven          = "syn_given"
-	lbMapTerms             = "terms"
-	lbMapTranslations      = "translations"
-	lbMapVipCounters       = "vip_counters"
-	lbMapVips              = "vips"
-	lbProgSteelyard        = "steelyard"
-	lbProgSteelyardNat     = "steelyard_nat"
-	lbProgSteelyardNatPart = "steelyard_nat_part"
-	lbProgSteelyardPart    = "steelyard_part"
-	lbProgSteelyardSyn     = "steelyard_syn"
-	lbVarFlowMask          = "flow_mask"
-	lbVarFragmentMask      = "fragment_mask"
-	lbVarGueChecksum       = "gue_checksum"
-	lbVarGuePort           = "gue_port"
-	lbVarHashSeed          = "hash_seed"
-	lbVarIcmpCost          = "icmp_cost"
-	lbVarNatFirstPort      = "nat_first_port"
-	lbVarNatPortCount      = "nat_port_count"
-	lbVarNatSourceIpv4     = "nat_source_ipv4"
-	lbVarNatSourceIpv6     = "nat_source_ipv6"
-	lbVarNatSourcesIpv4    = "nat_sources_ipv4"
-	lbVarNatSourcesIpv6    = "nat_sources_ipv6"
-	lbVarSessionMask       = "session_mask"
-	lbVarSpreadIpv4        = "spread_ipv4"
-	lbVarSpreadIpv6        = "spread_ipv6"
-	lbVarSynCpus           = "syn_cpus"
-	lbVarVocabulary        = "vocabulary"
+	lbMapAllowances            = "allowances"
+	lbMapBackendCounters       = "backend_counters"
+	lbMapBackends              = "backends"
+	lbMapControl               = "control"
+	lbMapCourses               = "courses"
+	lbMapEgress                = "egress"
+	lbMapFlowEvents            = "flow_events"
+	lbMapFlows                 = "flows"
+	lbMapFragments             = "fragments"
+	lbMapLedger                = "ledger"
+	lbMapNatEndpoints          = "nat_endpoints"
+	lbMapNatPorts              = "nat_ports"
+	lbMapNatTimeouts           = "nat_timeouts"
+	lbMapParts                 = "parts"
+	lbMapPools                 = "pools"
+	lbMapPortRanges            = "port_ranges"
+	lbMapReasons               = "reasons"
+	lbMapServerIds             = "server_ids"
+	lbMapSessions              = "sessions"
+	lbMapSlots                 = "slots"
+	lbMapSplices               = "splices"
+	lbMapSynAllowances         = "syn_allowances"
+	lbMapSynGiven              = "syn_given"
+	lbMapTerms                 = "terms"
+	lbMapTranslations          = "translations"
+	lbMapVipCounters           = "vip_counters"
+	lbMapVips                  = "vips"
+	lbProgSteelyard            = "steelyard"
+	lbProgSteelyardNat         = "steelyard_nat"
+	lbProgSteelyardNatError    = "steelyard_nat_error"
+	lbProgSteelyardNatFragment = "steelyard_nat_fragment"
+	lbProgSteelyardPart        = "steelyard_part"
+	lbProgSteelyardSyn         = "steelyard_syn"
+	lbVarFlowMask              = "flow_mask"
+	lbVarFragmentMask          = "fragment_mask"
+	lbVarGueChecksum           = "gue_checksum"
+	lbVarGuePort               = "gue_port"
+	lbVarHashSeed              = "hash_seed"
+	lbVarIcmpCost              = "icmp_cost"
+	lbVarNatFirstPort          = "nat_first_port"
+	lbVarNatPortCount          = "nat_port_count"
+	lbVarNatSourceIpv4         = "nat_source_ipv4"
+	lbVarNatSourceIpv6         = "nat_source_ipv6"
+	lbVarNatSourcesIpv4        = "nat_sources_ipv4"
+	lbVarNatSourcesIpv6        = "nat_sources_ipv6"
+	lbVarSessionMask           = "session_mask"
+	lbVarSpreadIpv4            = "spread_ipv4"
+	lbVarSpreadIpv6            = "spread_ipv6"
+	lbVarSynCpus               = "syn_cpus"
+	lbVarVocabulary            = "vocabulary"
 )
 
 // loadLb returns the embedded CollectionSpec for lb.
@@ -518,11 +520,12 @@ type lbSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbProgramSpecs struct {
-	Steelyard        *ebpf.ProgramSpec `ebpf:"steelyard"`
-	SteelyardNat     *ebpf.ProgramSpec `ebpf:"steelyard_nat"`
-	SteelyardNatPart *ebpf.ProgramSpec `ebpf:"steelyard_nat_part"`
-	SteelyardPart    *ebpf.ProgramSpec `ebpf:"steelyard_part"`
-	SteelyardSyn     *ebpf.ProgramSpec `ebpf:"steelyard_syn"`
+	Steelyard            *ebpf.ProgramSpec `ebpf:"steelyard"`
+	SteelyardNat         *ebpf.ProgramSpec `ebpf:"steelyard_nat"`
+	SteelyardNatError    *ebpf.ProgramSpec `ebpf:"steelyard_nat_error"`
+	SteelyardNatFragment *ebpf.ProgramSpec `ebpf:"steelyard_nat_fragment"`
+	SteelyardPart        *ebpf.ProgramSpec `ebpf:"steelyard_part"`
+	SteelyardSyn         *ebpf.ProgramSpec `ebpf:"steelyard_syn"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
@@ -689,18 +692,20 @@ type lbVariables struct {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbPrograms struct {
-	Steelyard        *ebpf.Program `ebpf:"steelyard"`
-	SteelyardNat     *ebpf.Program `ebpf:"steelyard_nat"`
-	SteelyardNatPart *ebpf.Program `ebpf:"steelyard_nat_part"`
-	SteelyardPart    *ebpf.Program `ebpf:"steelyard_part"`
-	SteelyardSyn     *ebpf.Program `ebpf:"steelyard_syn"`
+	Steelyard            *ebpf.Program `ebpf:"steelyard"`
+	SteelyardNat         *ebpf.Program `ebpf:"steelyard_nat"`
+	SteelyardNatError    *ebpf.Program `ebpf:"steelyard_nat_error"`
+	SteelyardNatFragment *ebpf.Program `ebpf:"steelyard_nat_fragment"`
+	SteelyardPart        *ebpf.Program `ebpf:"steelyard_part"`
+	SteelyardSyn         *ebpf.Program `ebpf:"steelyard_syn"`
 }
 
 func (p *lbPrograms) Close() error {
 	return _LbClose(
 		p.Steelyard,
 		p.SteelyardNat,
-		p.SteelyardNatPart,
+		p.SteelyardNatError,
+		p.SteelyardNatFragment,
 		p.SteelyardPart,
 		p.SteelyardSyn,
 	)

@@ -50,7 +50,8 @@ func withoutRow() map[string]func(*testing.T) {
 func TestEveryReasonHasARow(t *testing.T) {
 	l := newLab(t)
 	rows := map[string]int{}
-	for _, r := range l.rows() {
+	translated, _ := natRows(t)
+	for _, r := range append(l.rows(), translated...) {
 		rows[r.reason]++
 	}
 	for _, reason := range l.reasons {
@@ -86,7 +87,7 @@ func (l *lab) rows() []row {
 	for _, f := range families() {
 		for _, topic := range []func(*lab, family) []row{
 			l2Rows, tunnelRows, vlanRows, foreignRows, echoRows, downRows, resetRows, unreachableRows, sizeRows,
-			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows,
+			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows, groupRows,
 		} {
 			rows = append(rows, topic(l, f)...)
 		}

@@ -226,7 +226,11 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
 	p.program, p.maps = objects.Steelyard, objects.lbMaps
-	p.parts = map[lbPart]*ebpf.Program{lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat, lbPartPART_NAT_PART: objects.SteelyardNatPart, lbPartPART_SYN: objects.SteelyardSyn}
+	p.parts = map[lbPart]*ebpf.Program{
+		lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
+		lbPartPART_NAT_FRAGMENT: objects.SteelyardNatFragment, lbPartPART_NAT_ERROR: objects.SteelyardNatError,
+		lbPartPART_SYN: objects.SteelyardSyn,
+	}
 	// Pinned maps have those of a former daemon, which are another one's parts.
 	for which, part := range p.parts {
 		if err := p.maps.Parts.Put(uint32(which), part); err != nil {

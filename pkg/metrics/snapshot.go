@@ -193,4 +193,7 @@ func (s snapshot) flows(e emitter) {
 	e.counter("nat_evicted_total", "Connections of fullnat that gave their port to another, for they had no answer yet, or had ended.")(float64(n.Evicted))
 	e.counter("nat_exhausted_total", "Packets that began no connection of fullnat for want of a port. Alarm: there are too few addresses.")(float64(n.Exhausted))
 	e.counter("flow_unremembered_total", "Flows that the flow table had no room for and that may break at the next change. Alarm: the flow table is too small.")(float64(f.Unremembered))
+	fragments := s.status.Fragments
+	e.counter("fragmented_remembered_total", "Packets in fragments that were entered into the fragment table.")(float64(fragments.Remembered))
+	e.counter("fragmented_evicted_total", "Packets in fragments that gave way to others while fragments of theirs might still come.")(float64(fragments.Evicted))
 }

@@ -2201,10 +2201,11 @@ type StatusResponse struct {
 	Vips       []*VIPStatus       `protobuf:"bytes,7,rep,name=vips,proto3" json:"vips,omitempty"`
 	Pools      []*PoolStatus      `protobuf:"bytes,8,rep,name=pools,proto3" json:"pools,omitempty"`
 	// Every way out of the packet path, in a fixed order.
-	Reasons       []*Reason  `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	Maps          []*MapUse  `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
-	Flows         *FlowTable `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
-	Nat           *NATPorts  `protobuf:"bytes,12,opt,name=nat,proto3" json:"nat,omitempty"`
+	Reasons       []*Reason      `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Maps          []*MapUse      `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
+	Flows         *FlowTable     `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
+	Fragments     *FragmentTable `protobuf:"bytes,12,opt,name=fragments,proto3" json:"fragments,omitempty"`
+	Nat           *NATPorts      `protobuf:"bytes,13,opt,name=nat,proto3" json:"nat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2312,6 +2313,13 @@ func (x *StatusResponse) GetMaps() []*MapUse {
 func (x *StatusResponse) GetFlows() *FlowTable {
 	if x != nil {
 		return x.Flows
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetFragments() *FragmentTable {
+	if x != nil {
+		return x.Fragments
 	}
 	return nil
 }
@@ -3221,6 +3229,60 @@ func (x *FlowTable) GetUnremembered() uint64 {
 	return 0
 }
 
+// What happened to the fragment table since it was made.
+type FragmentTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packets in fragments, and those that gave way while fragments of theirs might still come.
+	Remembered    uint64 `protobuf:"varint,1,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	Evicted       uint64 `protobuf:"varint,2,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FragmentTable) Reset() {
+	*x = FragmentTable{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FragmentTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FragmentTable) ProtoMessage() {}
+
+func (x *FragmentTable) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FragmentTable.ProtoReflect.Descriptor instead.
+func (*FragmentTable) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *FragmentTable) GetRemembered() uint64 {
+	if x != nil {
+		return x.Remembered
+	}
+	return 0
+}
+
+func (x *FragmentTable) GetEvicted() uint64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
 var File_steelyardv1_steelyard_proto protoreflect.FileDescriptor
 
 const file_steelyardv1_steelyard_proto_rawDesc = "" +
@@ -3437,7 +3499,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vCheckInPool\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12/\n" +
 	"\x05check\x18\x02 \x01(\v2\x19.steelyard.v1.CheckFieldsR\x05check\"\x0f\n" +
-	"\rStatusRequest\"\xff\x03\n" +
+	"\rStatusRequest\"\xba\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x128\n" +
 	"\x18started_unix_nanoseconds\x18\x02 \x01(\x03R\x16startedUnixNanoseconds\x12\x1a\n" +
@@ -3452,8 +3514,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\areasons\x18\t \x03(\v2\x14.steelyard.v1.ReasonR\areasons\x12(\n" +
 	"\x04maps\x18\n" +
 	" \x03(\v2\x14.steelyard.v1.MapUseR\x04maps\x12-\n" +
-	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\x12(\n" +
-	"\x03nat\x18\f \x01(\v2\x16.steelyard.v1.NATPortsR\x03nat\"S\n" +
+	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\x129\n" +
+	"\tfragments\x18\f \x01(\v2\x1b.steelyard.v1.FragmentTableR\tfragments\x12(\n" +
+	"\x03nat\x18\r \x01(\v2\x16.steelyard.v1.NATPortsR\x03nat\"S\n" +
 	"\x0fInterfaceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x18\n" +
@@ -3530,7 +3593,12 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\aevicted\x18\b \x01(\x04R\aevicted\x12/\n" +
 	"\x13evicted_connections\x18\t \x01(\x04R\x12evictedConnections\x12\"\n" +
 	"\funremembered\x18\n" +
-	" \x01(\x04R\funremembered2\xdb\x01\n" +
+	" \x01(\x04R\funremembered\"I\n" +
+	"\rFragmentTable\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x01 \x01(\x04R\n" +
+	"remembered\x12\x18\n" +
+	"\aevicted\x18\x02 \x01(\x04R\aevicted2\xdb\x01\n" +
 	"\tSteelyard\x12?\n" +
 	"\x03Get\x12\x18.steelyard.v1.GetRequest\x1a\x19.steelyard.v1.GetResponse\"\x03\x90\x02\x01\x12C\n" +
 	"\x06Change\x12\x1b.steelyard.v1.ChangeRequest\x1a\x1c.steelyard.v1.ChangeResponse\x12H\n" +
@@ -3548,7 +3616,7 @@ func file_steelyardv1_steelyard_proto_rawDescGZIP() []byte {
 	return file_steelyardv1_steelyard_proto_rawDescData
 }
 
-var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*GetRequest)(nil),      // 0: steelyard.v1.GetRequest
 	(*GetResponse)(nil),     // 1: steelyard.v1.GetResponse
@@ -3587,6 +3655,7 @@ var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*MapUse)(nil),          // 34: steelyard.v1.MapUse
 	(*NATPorts)(nil),        // 35: steelyard.v1.NATPorts
 	(*FlowTable)(nil),       // 36: steelyard.v1.FlowTable
+	(*FragmentTable)(nil),   // 37: steelyard.v1.FragmentTable
 }
 var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	2,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
@@ -3629,25 +3698,26 @@ var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	33, // 37: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
 	34, // 38: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
 	36, // 39: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
-	35, // 40: steelyard.v1.StatusResponse.nat:type_name -> steelyard.v1.NATPorts
-	2,  // 41: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
-	27, // 42: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
-	30, // 43: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
-	6,  // 44: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
-	31, // 45: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
-	32, // 46: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
-	27, // 47: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
-	0,  // 48: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
-	9,  // 49: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
-	24, // 50: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
-	1,  // 51: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
-	10, // 52: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
-	25, // 53: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
-	51, // [51:54] is the sub-list for method output_type
-	48, // [48:51] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	37, // 40: steelyard.v1.StatusResponse.fragments:type_name -> steelyard.v1.FragmentTable
+	35, // 41: steelyard.v1.StatusResponse.nat:type_name -> steelyard.v1.NATPorts
+	2,  // 42: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
+	27, // 43: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
+	30, // 44: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
+	6,  // 45: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
+	31, // 46: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
+	32, // 47: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
+	27, // 48: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
+	0,  // 49: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
+	9,  // 50: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
+	24, // 51: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
+	1,  // 52: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
+	10, // 53: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
+	25, // 54: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
+	52, // [52:55] is the sub-list for method output_type
+	49, // [49:52] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_steelyardv1_steelyard_proto_init() }
@@ -3682,7 +3752,7 @@ func file_steelyardv1_steelyard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_steelyardv1_steelyard_proto_rawDesc), len(file_steelyardv1_steelyard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
