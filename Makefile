@@ -18,7 +18,7 @@ AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECT
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
-C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.bpf.c)
+C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 LAB = go run $(AS_ROOT) ./tools/lab
@@ -93,8 +93,8 @@ generate: setup ## regenerate BPF objects and protobuf code
 check-generated: setup ## fail if generated code is out of date
 	tools/check-generated.sh
 
-bench: setup build ## measure the packet path
-	go run $(AS_ROOT) ./tools/bench
+bench: setup build ## measure the packet path and write docs/performance.md; BENCH=-quick: a short run that writes nothing
+	go run $(AS_ROOT) ./tools/bench $(or $(BENCH),-json docs/performance.json -page docs/performance.md)
 
 sim: setup ## count the connections that churn breaks in a tenth of a large fleet's; FULL=1: in all
 	@go run ./tools/fluxsim -scale $(if $(FULL),1,0.1)

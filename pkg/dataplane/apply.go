@@ -180,7 +180,9 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
 	planned.prior, planned.priorAffinity, planned.visited = before.prior, before.priorAffinity, before.visited
 	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
-	if v.Tracking == model.TrackingNone || v.Mode == model.ModeFullNAT {
+	// What began is remembered with its backend; only connection IDs may name one that the
+	// VIP has left, in packets from where their client has moved to.
+	if v.Tracking == model.TrackingNone || v.Mode == model.ModeFullNAT && !v.QUIC {
 		planned.prior, planned.visited = nil, nil
 		return planned, nil
 	}

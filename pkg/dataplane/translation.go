@@ -91,12 +91,15 @@ func (p *Plane) visitTranslation(s *sweep, index uint32) {
 	if t.flags&lbNatFlagNAT_USED == 0 {
 		return
 	}
-	vip := p.vipByID[t.vip]
-	if vip == nil || p.placeOf(t.backend) == nil || t.expired(s.natNow, p.natTimeouts.elements[t.vip].Idle) {
+	vip, at := p.vipByID[t.vip], p.placeOf(t.backend)
+	if vip == nil || at == nil || t.expired(s.natNow, p.natTimeouts.elements[t.vip].Idle) {
 		p.freeTranslation(index, state)
 		return
 	}
 	s.translations++
+	if at != vip.place {
+		s.strays[t.vip] = true
+	}
 	s.backends[t.backend]++
 	s.vips[t.vip]++
 }

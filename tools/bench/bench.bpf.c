@@ -9,15 +9,21 @@
  * here first puts the frame back to what it was, with another flow's addresses,
  * and then does, or has done, what is measured.
  */
+#include "encapsulate.h"
 #include "types.h"
 
 #define FRAME_LENGTH 78
 #define FRAME_WORDS 10
 #define MAX_GROWTH 64 /* of what a program under test puts before the frame */
 
-/* The frame of flow 0: its first 8 bytes, then all from the 6th on. */
-const volatile u64 frame[FRAME_WORDS];
+/* The frame of a flow but for its addresses and ports: its first 8 bytes, then all from the 6th on.
+ */
+volatile u64 frame[FRAME_WORDS];
 const volatile bool ipv6;
+/* Where the IP header lies whose addresses are the flow's: the packet's, or one that it quotes. */
+const volatile u32 header;
+/* The header is that of a packet the other way: to the client. */
+const volatile bool reversed;
 /* Where it goes to: the address as the last bytes of this word, and the port. */
 const volatile u64 destination;
 const volatile __be16 port;
@@ -30,6 +36,23 @@ volatile u64 flows;
 volatile u64 turn;
 /* Frames made, ever. */
 volatile u64 generated;
+/* Frames are the answers that have been learnt. */
+volatile bool answering;
+
+/* Addresses and ports of a frame, as they lie there; addresses of IPv4 fill one word. */
+struct ends {
+	u64 addresses[4];
+	u32 ports;
+	u32 reserved;
+};
+
+/* Those of the answer to each flow's packet, by flow. Its size is set at load. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct ends);
+} answers SEC(".maps");
 
 /* The program under test, at 0. */
 struct {
@@ -47,17 +70,28 @@ step u64 next_flow(void)
 	return flow;
 }
 
-/* Where addresses and ports lie in the frame. */
+/* Where addresses and ports lie behind the beginning of an IP header. */
 enum {
-	IPV4_ADDRESSES = sizeof(struct ethhdr) + 12,
-	IPV4_PORTS = sizeof(struct ethhdr) + sizeof(struct iphdr),
-	IPV6_SOURCE_END = sizeof(struct ethhdr) + 16,
-	IPV6_DESTINATION_END = sizeof(struct ethhdr) + 32,
-	IPV6_PORTS = sizeof(struct ethhdr) + sizeof(struct ipv6hdr),
+	IPV4_ADDRESSES = 12,
+	IPV4_PORTS = sizeof(struct iphdr),
+	IPV6_ADDRESSES = 8,
+	IPV6_SOURCE_END = IPV6_ADDRESSES + 8,
+	IPV6_DESTINATION_END = IPV6_SOURCE_END + 16,
+	IPV6_PORTS = sizeof(struct ipv6hdr),
 };
 
+step u64 swap_addresses(u64 addresses)
+{
+	return addresses << 32 | addresses >> 32;
+}
+
+step u32 swap_ports(u32 ports)
+{
+	return ports << 16 | ports >> 16;
+}
+
 /* The low half of the product is another one for each flow, and so is its source address. */
-step void write_flow(void *to, u64 flow)
+step void write_flow(void *ip, u64 flow)
 {
 	u64 spread = flow * 0x6a09e667f3bcc909ULL;
 	u32 low = spread, source = low ^ low >> 16, ports = (u32)port << 16 | (u16)(spread >> 32);
@@ -66,12 +100,30 @@ step void write_flow(void *to, u64 flow)
 	if (destinations > 1)
 		address |= (u64)bpf_htons(((spread >> 32) * destinations) >> 32) << 48;
 	if (ipv6) {
-		*(u64 *)(to + IPV6_SOURCE_END) = (u64)source << 32;
-		*(u64 *)(to + IPV6_DESTINATION_END) = address;
-		*(u32 *)(to + IPV6_PORTS) = ports;
+		*(u64 *)(ip + IPV6_SOURCE_END) = (u64)source << 32;
+		*(u64 *)(ip + IPV6_DESTINATION_END) = address;
+		*(u32 *)(ip + IPV6_PORTS) = ports;
 	} else {
-		*(u64 *)(to + IPV4_ADDRESSES) = address | source;
-		*(u32 *)(to + IPV4_PORTS) = ports;
+		address |= source;
+		*(u64 *)(ip + IPV4_ADDRESSES) = reversed ? swap_addresses(address) : address;
+		*(u32 *)(ip + IPV4_PORTS) = reversed ? swap_ports(ports) : ports;
+	}
+}
+
+/* The same of the answer to a flow's packet. */
+step void write_answer(void *ip, u32 flow)
+{
+	struct ends *e = bpf_map_lookup_elem(&answers, &flow);
+
+	if (!e)
+		return;
+	if (ipv6) {
+		for (int i = 0; i < 4; i++)
+			*(u64 *)(ip + IPV6_ADDRESSES + 8 * i) = e->addresses[i];
+		*(u32 *)(ip + IPV6_PORTS) = e->ports;
+	} else {
+		*(u64 *)(ip + IPV4_ADDRESSES) = e->addresses[0];
+		*(u32 *)(ip + IPV4_PORTS) = e->ports;
 	}
 }
 
@@ -100,82 +152,14 @@ step bool generate(struct xdp_md *ctx)
 	*(u64 *)to = frame[0];
 	for (int i = 1; i < FRAME_WORDS; i++)
 		*(u64 *)(to + 8 * i - 2) = frame[i];
-	write_flow(to, next_flow());
+	if (answering)
+		write_answer(to + sizeof(struct ethhdr), next_flow());
+	else
+		write_flow(to + header, next_flow());
 	if (bpf_xdp_adjust_head(ctx, growth))
 		return false;
 	generated++;
 	return true;
-}
-
-/* In whole words: struct ethhdr is packed, so through it each byte is written by itself. */
-step void write_macs(void *eth)
-{
-	*(u64 *)eth = 0x0002020100000002ULL;
-	*(u32 *)(eth + 8) = 0x02010000;
-}
-
-step void write_type(void *eth, __be16 type)
-{
-	*(__be16 *)(eth + 2 * ETH_ALEN) = type;
-}
-
-step int encapsulate_ipv4(struct xdp_md *ctx)
-{
-	struct ethhdr *eth;
-	struct iphdr *outer, *inner;
-	__be16 length;
-
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*outer)))
-		return XDP_ABORTED;
-	eth = (void *)(long)ctx->data;
-	outer = (void *)(eth + 1);
-	inner = outer + 1;
-	if ((void *)(inner + 1) > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
-	write_macs(eth);
-	write_type(eth, bpf_htons(ETH_P_IP));
-	length = bpf_htons(bpf_ntohs(inner->tot_len) + sizeof(*outer));
-	*outer = (struct iphdr){
-		.version = 4,
-		.ihl = sizeof(*outer) / 4,
-		.tot_len = length,
-		.ttl = 64,
-		.protocol = IPPROTO_IPIP,
-		.saddr = bpf_htonl(0xc6130001),
-		.daddr = bpf_htonl(0xc6130101),
-	};
-	/* The constant words: 0x4500, 0x4004, and both addresses. */
-	outer->check =
-		~fold_checksum(length + bpf_htons(0x4500) + bpf_htons(0x4004) +
-			       2 * bpf_htons(0xc613) + bpf_htons(0x0001) + bpf_htons(0x0101));
-	return XDP_TX;
-}
-
-step int encapsulate_ipv6(struct xdp_md *ctx)
-{
-	const struct in6_addr source = { .s6_addr = { 0x20, 1, 0, 2, [15] = 1 } };
-	const struct in6_addr destination = { .s6_addr = { 0x20, 1, 0, 2, [15] = 2 } };
-	struct ethhdr *eth;
-	struct ipv6hdr *outer, *inner;
-
-	if (bpf_xdp_adjust_head(ctx, -(int)sizeof(*outer)))
-		return XDP_ABORTED;
-	eth = (void *)(long)ctx->data;
-	outer = (void *)(eth + 1);
-	inner = outer + 1;
-	if ((void *)(inner + 1) > (void *)(long)ctx->data_end)
-		return XDP_ABORTED;
-	write_macs(eth);
-	write_type(eth, bpf_htons(ETH_P_IPV6));
-	*outer = (struct ipv6hdr){
-		.version = 6,
-		.payload_len = bpf_htons(bpf_ntohs(inner->payload_len) + sizeof(*inner)),
-		.nexthdr = IPPROTO_IPV6,
-		.hop_limit = 64,
-		.saddr = source,
-		.daddr = destination,
-	};
-	return XDP_TX;
 }
 
 step int readdress(struct xdp_md *ctx)
@@ -186,6 +170,31 @@ step int readdress(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	write_macs(eth);
 	return XDP_TX;
+}
+
+/*
+ * Learns the answer to the frame that the last run left: a backend would send it to where
+ * that frame comes from. What still goes to the VIP's port has not been translated.
+ */
+step void learn(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *ip = data + sizeof(struct ethhdr);
+	u32 flow = turn ? turn - 1 : flows - 1;
+	struct ends *e = bpf_map_lookup_elem(&answers, &flow);
+	u32 ports;
+
+	if (!e || data + FRAME_LENGTH > (void *)(long)ctx->data_end)
+		return;
+	ports = *(u32 *)(ip + (ipv6 ? IPV6_PORTS : IPV4_PORTS));
+	if (ports >> 16 == port)
+		return;
+	e->ports = swap_ports(ports);
+	if (ipv6) {
+		for (int i = 0; i < 4; i++)
+			e->addresses[i ^ 2] = *(u64 *)(ip + IPV6_ADDRESSES + 8 * i);
+	} else {
+		e->addresses[0] = swap_addresses(*(u64 *)(ip + IPV4_ADDRESSES));
+	}
 }
 
 /* What is left of the measuring when nothing is measured. */
@@ -199,13 +208,18 @@ int generator(struct xdp_md *ctx)
 SEC("xdp.frags")
 int floor_ipip_ipv4(struct xdp_md *ctx)
 {
-	return generate(ctx) ? encapsulate_ipv4(ctx) : XDP_ABORTED;
+	if (!generate(ctx))
+		return XDP_ABORTED;
+	return encapsulate_ipv4(ctx, bpf_htonl(0xc6130001), bpf_htonl(0xc6130101));
 }
 
 SEC("xdp.frags")
 int floor_ipip_ipv6(struct xdp_md *ctx)
 {
-	return generate(ctx) ? encapsulate_ipv6(ctx) : XDP_ABORTED;
+	const struct in6_addr from = { .s6_addr = { 0x20, 1, 0, 2, [15] = 1 } };
+	const struct in6_addr to = { .s6_addr = { 0x20, 1, 0, 2, [15] = 2 } };
+
+	return generate(ctx) ? encapsulate_ipv6(ctx, &from, &to) : XDP_ABORTED;
 }
 
 SEC("xdp.frags")
@@ -215,13 +229,26 @@ int floor_l2(struct xdp_md *ctx)
 }
 
 /* Hands the frame to the program under test. */
-SEC("xdp.frags")
-int call(struct xdp_md *ctx)
+step int generate_and_call(struct xdp_md *ctx)
 {
 	if (!generate(ctx))
 		return XDP_ABORTED;
 	bpf_tail_call(ctx, &under_test, 0);
 	return XDP_ABORTED;
+}
+
+SEC("xdp.frags")
+int call(struct xdp_md *ctx)
+{
+	return generate_and_call(ctx);
+}
+
+/* The same, of the flow whose answer is to be learnt with the next run. */
+SEC("xdp.frags")
+int call_and_learn(struct xdp_md *ctx)
+{
+	learn(ctx);
+	return generate_and_call(ctx);
 }
 
 /* Under test, the cost of the call itself. */

@@ -8,28 +8,41 @@ import (
 	_ "embed"
 	"fmt"
 	"io"
+	"structs"
 
 	"github.com/cilium/ebpf"
 )
+
+type benchEnds struct {
+	_         structs.HostLayout
+	Addresses [4]uint64
+	Ports     uint32
+	Reserved  uint32
+}
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	benchMapAnswers        = "answers"
 	benchMapUnderTest      = "under_test"
 	benchProgCall          = "call"
+	benchProgCallAndLearn  = "call_and_learn"
 	benchProgFloorIpipIpv4 = "floor_ipip_ipv4"
 	benchProgFloorIpipIpv6 = "floor_ipip_ipv6"
 	benchProgFloorL2       = "floor_l2"
 	benchProgGenerator     = "generator"
 	benchProgTransmit      = "transmit"
+	benchVarAnswering      = "answering"
 	benchVarDestination    = "destination"
 	benchVarDestinations   = "destinations"
 	benchVarFlows          = "flows"
 	benchVarFrame          = "frame"
 	benchVarGenerated      = "generated"
+	benchVarHeader         = "header"
 	benchVarIpv6           = "ipv6"
 	benchVarPort           = "port"
+	benchVarReversed       = "reversed"
 	benchVarTurn           = "turn"
 )
 
@@ -76,6 +89,7 @@ type benchSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchProgramSpecs struct {
 	Call          *ebpf.ProgramSpec `ebpf:"call"`
+	CallAndLearn  *ebpf.ProgramSpec `ebpf:"call_and_learn"`
 	FloorIpipIpv4 *ebpf.ProgramSpec `ebpf:"floor_ipip_ipv4"`
 	FloorIpipIpv6 *ebpf.ProgramSpec `ebpf:"floor_ipip_ipv6"`
 	FloorL2       *ebpf.ProgramSpec `ebpf:"floor_l2"`
@@ -87,6 +101,7 @@ type benchProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchMapSpecs struct {
+	Answers   *ebpf.MapSpec `ebpf:"answers"`
 	UnderTest *ebpf.MapSpec `ebpf:"under_test"`
 }
 
@@ -94,13 +109,16 @@ type benchMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type benchVariableSpecs struct {
+	Answering    *ebpf.VariableSpec `ebpf:"answering"`
 	Destination  *ebpf.VariableSpec `ebpf:"destination"`
 	Destinations *ebpf.VariableSpec `ebpf:"destinations"`
 	Flows        *ebpf.VariableSpec `ebpf:"flows"`
 	Frame        *ebpf.VariableSpec `ebpf:"frame"`
 	Generated    *ebpf.VariableSpec `ebpf:"generated"`
+	Header       *ebpf.VariableSpec `ebpf:"header"`
 	Ipv6         *ebpf.VariableSpec `ebpf:"ipv6"`
 	Port         *ebpf.VariableSpec `ebpf:"port"`
+	Reversed     *ebpf.VariableSpec `ebpf:"reversed"`
 	Turn         *ebpf.VariableSpec `ebpf:"turn"`
 }
 
@@ -124,11 +142,13 @@ func (o *benchObjects) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchMaps struct {
+	Answers   *ebpf.Map `ebpf:"answers"`
 	UnderTest *ebpf.Map `ebpf:"under_test"`
 }
 
 func (m *benchMaps) Close() error {
 	return _BenchClose(
+		m.Answers,
 		m.UnderTest,
 	)
 }
@@ -137,13 +157,16 @@ func (m *benchMaps) Close() error {
 //
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchVariables struct {
+	Answering    *ebpf.Variable `ebpf:"answering"`
 	Destination  *ebpf.Variable `ebpf:"destination"`
 	Destinations *ebpf.Variable `ebpf:"destinations"`
 	Flows        *ebpf.Variable `ebpf:"flows"`
 	Frame        *ebpf.Variable `ebpf:"frame"`
 	Generated    *ebpf.Variable `ebpf:"generated"`
+	Header       *ebpf.Variable `ebpf:"header"`
 	Ipv6         *ebpf.Variable `ebpf:"ipv6"`
 	Port         *ebpf.Variable `ebpf:"port"`
+	Reversed     *ebpf.Variable `ebpf:"reversed"`
 	Turn         *ebpf.Variable `ebpf:"turn"`
 }
 
@@ -152,6 +175,7 @@ type benchVariables struct {
 // It can be passed to loadBenchObjects or ebpf.CollectionSpec.LoadAndAssign.
 type benchPrograms struct {
 	Call          *ebpf.Program `ebpf:"call"`
+	CallAndLearn  *ebpf.Program `ebpf:"call_and_learn"`
 	FloorIpipIpv4 *ebpf.Program `ebpf:"floor_ipip_ipv4"`
 	FloorIpipIpv6 *ebpf.Program `ebpf:"floor_ipip_ipv6"`
 	FloorL2       *ebpf.Program `ebpf:"floor_l2"`
@@ -162,6 +186,7 @@ type benchPrograms struct {
 func (p *benchPrograms) Close() error {
 	return _BenchClose(
 		p.Call,
+		p.CallAndLearn,
 		p.FloorIpipIpv4,
 		p.FloorIpipIpv6,
 		p.FloorL2,

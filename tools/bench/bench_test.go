@@ -3,18 +3,27 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
-func newTestRig(t *testing.T, c testCase) *rig {
+func newTestRig(t *testing.T, c testCase, flows uint64) *rig {
 	t.Helper()
-	r, err := newRig(c)
+	if err := enterSpace(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := newRig(c, programs(), flows)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,6 +32,9 @@ func newTestRig(t *testing.T, c testCase) *rig {
 			t.Error(err)
 		}
 	})
+	if err := r.setFlows(flows); err != nil {
+		t.Fatal(err)
+	}
 	return r
 }
 
@@ -48,75 +60,107 @@ func programNamed(t *testing.T, name string) *program {
 	return nil
 }
 
-// Every case runs as it says, and the report has a figure for each program.
+// Every case runs as it says, and the reports have a figure for each program.
 func TestEveryCase(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "report.json")
+	dir := t.TempDir()
+	file, page, plot := filepath.Join(dir, "p.json"), filepath.Join(dir, "p.md"), filepath.Join(dir, "p.svg")
 	var out bytes.Buffer
-	args := []string{"-rounds", "1", "-packets", "2000", "-flows", "1,1000", "-json", file}
+	args := []string{"-quick", "-rounds", "1", "-packets", "2000", "-flows", "1,1000", "-json", file, "-page", page}
 	if err := run(args, &out, io.Discard); err != nil {
 		t.Fatal(err)
 	}
+	var results []result
+	if err := json.Unmarshal(read(t, file), &results); err != nil {
+		t.Fatal(err)
+	}
+	measured := map[string]int{}
+	for _, r := range results {
+		if r.Flows == 0 || r.Median <= 0 || r.Minimum > r.Median || r.Maximum < r.Median {
+			t.Errorf("no measurement: %+v", r)
+		}
+		measured[r.Case+"/"+r.Program]++
+	}
+	markdown := string(read(t, page))
+	for _, c := range cases() {
+		if !strings.Contains(out.String(), c.name) || !strings.Contains(markdown, "| "+c.name+" |") {
+			t.Errorf("case %q is not in the tables:\n%s\n%s", c.name, out.String(), markdown)
+		}
+		for _, p := range programs() {
+			want := 2
+			if c.fresh() {
+				want = 1
+			}
+			if p.name == nameFloor && c.floor == nil || p.name == nameClassic && c.alone {
+				want = 0
+			}
+			if got := measured[c.name+"/"+p.name]; got != want {
+				t.Errorf("case %q, program %s: %d measurements, want %d", c.name, p.name, got, want)
+			}
+		}
+	}
+	var svg struct {
+		Path []struct{} `xml:"path"`
+	}
+	if err := xml.Unmarshal(read(t, plot), &svg); err != nil || len(svg.Path) < 10 {
+		t.Errorf("plot: %d paths, error %v", len(svg.Path), err)
+	}
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rep report
-	if err := json.Unmarshal(b, &rep); err != nil {
-		t.Fatal(err)
-	}
-	if want := 2 * len(cases()); len(rep.Rows) != want {
-		t.Fatalf("%d rows, want %d", len(rep.Rows), want)
-	}
-	for _, row := range rep.Rows {
-		for _, p := range programs() {
-			_, measured := row.Results[p.name]
-			without := p.name == nameFloor && strings.Contains(row.Case, "not ours")
-			if measured == without {
-				t.Errorf("case %q, program %s: measured %v", row.Case, p.name, measured)
-			}
-		}
-		if !strings.Contains(out.String(), row.Case) {
-			t.Errorf("case %q is not in the table:\n%s", row.Case, out.String())
-		}
-	}
-	for _, p := range rep.Programs {
-		if p.Measured && (p.VerifiedInstructions == 0 || p.MachineCodeBytes == 0) {
-			t.Errorf("program %s is not described: %+v", p.Name, p)
-		}
-	}
+	return b
 }
 
 // Packets that fare otherwise than the case says must not yield a figure.
 func TestWrongSetUpFails(t *testing.T) {
-	lost := caseNamed(t, "tcp4 dsr-ipip")
-	lost.foreign = true
-	found := caseNamed(t, "tcp4 not ours")
-	found.foreign = false
-	for c, reason := range map[*testCase]string{&lost: "pass_not_vip", &found: "tx_forwarded"} {
-		r := newTestRig(t, *c)
-		if err := r.setFlows(10); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := r.measure(programNamed(t, "steelyard"), 100); err == nil {
-			t.Errorf("packets that leave as %s were not noticed", reason)
-		}
-		if _, err := r.measure(programNamed(t, nameTail), 100); err != nil {
-			t.Errorf("the set-up itself fails: %v", err)
-		}
+	change := func(name string, f func(*testCase)) testCase {
+		c := caseNamed(t, name)
+		f(&c)
+		return c
+	}
+	for _, w := range []struct {
+		fault   string
+		c       testCase
+		classic bool
+	}{
+		{"to no VIP", change("tcp4 dsr-ipip", func(c *testCase) { c.packets = foreign }), true},
+		{"to a VIP", change("tcp4 not ours", func(c *testCase) { c.packets = requests }), true},
+		{"known, not warmed", caseNamed(t, "tcp4 dsr-ipip tracking always"), true},
+		{"new, and not remembered", change("tcp4 dsr-ipip new flows", func(c *testCase) { c.tracking = model.TrackingFlux }), false},
+		{"without connection", caseNamed(t, "tcp4 fullnat"), false},
+	} {
+		t.Run(w.fault, func(t *testing.T) {
+			r := newTestRig(t, w.c, 1000)
+			if _, err := r.measure(programNamed(t, nameSteelyard), 100); err == nil {
+				t.Error("nothing was noticed")
+			}
+			if _, err := r.measure(programNamed(t, nameClassic), 100); w.classic && err == nil {
+				t.Error("nothing was noticed of the classic program")
+			}
+			if _, err := r.measure(programNamed(t, nameTail), 100); err != nil {
+				t.Errorf("the set-up itself fails: %v", err)
+			}
+		})
 	}
 }
 
 // output runs a program that many times and returns the frame that the last run left.
 func output(t *testing.T, r *rig, p *program, times uint32) []byte {
 	t.Helper()
-	if p.subject != nil {
-		if err := r.generator.UnderTest.Put(uint32(0), p.subject(r)); err != nil {
-			t.Fatal(err)
-		}
+	if err := r.put(p); err != nil {
+		t.Fatal(err)
+	}
+	want := uint32(verdictTX)
+	if p.measured() {
+		want = r.verdict(p)
 	}
 	options := &ebpf.RunOptions{Data: r.frame, DataOut: make([]byte, 256), Repeat: times}
-	if verdict, err := p.entry(r).Run(options); err != nil || verdict != r.testCase.verdict {
-		t.Fatalf("verdict %d, error %v", verdict, err)
+	if verdict, err := p.entry(r).Run(options); err != nil || verdict != want {
+		t.Fatalf("verdict %d, want %d, error %v", verdict, want, err)
 	}
 	return options.DataOut
 }
@@ -124,9 +168,9 @@ func output(t *testing.T, r *rig, p *program, times uint32) []byte {
 // What a run puts before the frame is off again in the next, and flow 0 is the
 // frame that the control side made.
 func TestFramesAreRestored(t *testing.T) {
-	for name, growth := range map[string]int{"tcp4 dsr-ipip": ipv4Length, "tcp6 dsr-ipip": ipv6Length, "tcp4 dsr-l2": 0} {
-		for _, p := range []string{nameFloor, "steelyard"} {
-			r := newTestRig(t, caseNamed(t, name))
+	for name, growth := range map[string]int{"tcp4 dsr-ipip": ipv4Length, "tcp6 dsr-ipip": ipv6Length} {
+		r := newTestRig(t, caseNamed(t, name), 3)
+		for _, p := range []string{nameFloor, nameSteelyard, nameClassic} {
 			if err := r.setFlows(3); err != nil {
 				t.Fatal(err)
 			}
@@ -142,15 +186,27 @@ func TestFramesAreRestored(t *testing.T) {
 	}
 }
 
+// Both load balancers use all backends.
+func TestBackendsShareFlows(t *testing.T) {
+	const outerDestination, flows = ethernetLength + 16, 2000
+	r := newTestRig(t, caseNamed(t, "tcp4 dsr-ipip"), flows)
+	for _, p := range []string{nameSteelyard, nameClassic} {
+		backends := map[string]bool{}
+		for range flows {
+			backends[string(output(t, r, programNamed(t, p), 1)[outerDestination:][:4])] = true
+		}
+		if len(backends) != backendsPerPool {
+			t.Errorf("%s: %d backends, want %d", p, len(backends), backendsPerPool)
+		}
+	}
+}
+
 func TestFlowsDiffer(t *testing.T) {
 	const flows = 2000
-	for name, source := range map[string][2]int{"tcp4 dsr-ipip": {26, 30}, "tcp6 dsr-ipip": {22, 38}, "tcp4 dsr-ipip 1000 vips": {26, 30}} {
+	for name, source := range map[string][2]int{"tcp4 dsr-ipip": {26, 30}, "tcp6 dsr-ipip": {22, 38},
+		"tcp4 dsr-ipip 10000 vips": {26, 30}, "icmp4 error dsr-ipip": {58, 62}} {
 		c := caseNamed(t, name)
-		c.verdict = verdictTX
-		r := newTestRig(t, c)
-		if err := r.setFlows(flows); err != nil {
-			t.Fatal(err)
-		}
+		r := newTestRig(t, c, flows)
 		sources, destinations := map[string]bool{}, map[string]bool{}
 		for i := range flows {
 			frame := output(t, r, programNamed(t, nameGenerator), 1)
@@ -164,24 +220,72 @@ func TestFlowsDiffer(t *testing.T) {
 		if len(sources) != flows {
 			t.Errorf("%s: %d sources, want %d", name, len(sources), flows)
 		}
-		if got := len(destinations); got > c.vips || got < c.vips*3/4 {
-			t.Errorf("%s: %d destinations of %d", name, got, c.vips)
+		if got, most := len(destinations), min(flows, c.vips); c.packets == requests && (got > most || got < most*3/4) {
+			t.Errorf("%s: %d destinations of %d", name, got, most)
+		}
+	}
+}
+
+// ends are the addresses and ports of a frame, and turned round.
+func ends(c *testCase, frame []byte) (forth, back string) {
+	at, length := ethernetLength+12, 4
+	if c.ipv6 {
+		at, length = ethernetLength+8, 16
+	}
+	from, to, ports := frame[at:][:length], frame[at+length:][:length], frame[at+2*length:]
+	sprint := func(from, to, source, destination []byte) string {
+		return fmt.Sprintf("%x:%x > %x:%x", from, source, to, destination)
+	}
+	return sprint(from, to, ports[:2], ports[2:4]), sprint(to, from, ports[2:4], ports[:2])
+}
+
+// Replies are those to the flows' own packets: what leaves goes to the client that each
+// began at, from where that had sent to.
+func TestRepliesAreToTheFlows(t *testing.T) {
+	const flows = 300
+	for _, name := range []string{"tcp4 nat replies", "tcp4 fullnat replies", "tcp6 fullnat replies", "udp4 fullnat replies"} {
+		c := caseNamed(t, name)
+		r := newTestRig(t, c, flows)
+		if err := r.open(flows); err != nil {
+			t.Fatal(err)
+		}
+		requests := make([]string, flows)
+		if err := errors.Join(r.generator.Answering.Set(false), r.setFlows(flows)); err != nil {
+			t.Fatal(err)
+		}
+		for i := range requests {
+			_, requests[i] = ends(&c, output(t, r, programNamed(t, nameGenerator), 1))
+		}
+		if err := errors.Join(r.generator.Answering.Set(true), r.setFlows(flows)); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range requests {
+			if got, _ := ends(&c, output(t, r, programNamed(t, nameSteelyard), 1)); got != want {
+				t.Fatalf("%s: flow %d is answered by %s, want %s", name, i, got, want)
+			}
 		}
 	}
 }
 
 func TestNetTakesOffWhatIsNotMeasured(t *testing.T) {
-	r := row{Results: map[string]spread{
-		nameGenerator: {Median: 40}, nameFloor: {Median: 50}, nameTail: {Median: 41}, "steelyard": {Median: 65}}}
-	if net := r.net("steelyard"); net != 24 {
+	r := row{Results: map[string]spread{nameGenerator: {Median: 40}, nameFloor: {Median: 50}, nameTail: {Median: 41},
+		nameSteelyard: {Median: 65}, nameClassic: {Median: 137}}}
+	if net, ok := r.net(nameSteelyard); !ok || net != 24 {
 		t.Errorf("net %v, want 24", net)
 	}
-	if over, ok := r.overFloor("steelyard"); !ok || over != 14 {
+	if over, ok := r.overFloor(nameSteelyard); !ok || over != 14 {
 		t.Errorf("over floor %v, want 14", over)
 	}
+	if ratio, ok := r.ratio(); !ok || ratio != 0.25 {
+		t.Errorf("ratio %v, want 0.25", ratio)
+	}
 	delete(r.Results, nameFloor)
-	if _, ok := r.overFloor("steelyard"); ok {
+	delete(r.Results, nameClassic)
+	if _, ok := r.overFloor(nameSteelyard); ok {
 		t.Error("a case without floor has a figure over it")
+	}
+	if _, ok := r.ratio(); ok {
+		t.Error("a case without the classic program has a ratio")
 	}
 }
 
@@ -195,9 +299,51 @@ func TestMedian(t *testing.T) {
 }
 
 func TestFlags(t *testing.T) {
-	for _, args := range [][]string{{"-case", "nothing"}, {"-flows", "0"}, {"-flows", "1,x"}, {"-rounds", "0"}, {"-packets", "0"}, {"more"}} {
+	for _, args := range [][]string{{"-cases", "nothing"}, {"-cases", "("}, {"-flows", "0"}, {"-flows", "1,x"}, {"-flows", "17000000"},
+		{"-rounds", "0"}, {"-packets", "0"}, {"more"}} {
 		if err := run(args, io.Discard, io.Discard); err == nil {
 			t.Errorf("%v is accepted", args)
+		}
+	}
+	s, err := parse([]string{"-quick", "-cases", "^tcp4 (nat|not ours)$", "-rounds", "5"}, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.cases) != 2 || s.rounds != 5 || s.packets != 100_000 || !slices.Equal(s.cases[1].flows, []uint64{1, 100_000}) {
+		t.Errorf("%d cases, %d rounds of %d packets, flows %v", len(s.cases), s.rounds, s.packets, s.cases[1].flows)
+	}
+}
+
+// What CI checks of the programs that does not depend on the clock.
+func TestProgramsAreWithinLimits(t *testing.T) {
+	var out bytes.Buffer
+	if err := run([]string{"-check"}, &out, io.Discard); err != nil {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	l := limit{name: "steelyard", verified: 10}
+	if l.exceeded("instructions", 10, l.verified) != nil || l.exceeded("instructions", 11, l.verified) == nil {
+		t.Error("a limit is not the most that there may be")
+	}
+}
+
+// Labels neither overlap nor leave the axes, and the axes hold all points.
+func TestPlot(t *testing.T) {
+	p := plot{}
+	for _, y := range []float64{3, 3, 4, 310, 5, 311, 0, 0} {
+		p.lines = append(p.lines, line{points: []point{{1, y}, {4_000_000, y}}})
+	}
+	if decades, top := p.most(); decades != 7 || top != 350 {
+		t.Errorf("axes to 10^%d and %v, want 10^7 and 350", decades, top)
+	}
+	at := slices.Sorted(slices.Values(p.labels(func(at point) (x, y float64) { return at.x, plotBottom - at.y })))
+	for i, y := range at {
+		if y > plotBottom || i > 0 && y-at[i-1] < labelHeight {
+			t.Errorf("labels at %v", at)
+		}
+	}
+	for n, want := range map[float64]float64{1: 0.25, 7: 1, 35: 5, 310: 50, 999: 100} {
+		if got := stepBelow(n); got != want {
+			t.Errorf("step below %v: %v, want %v", n, got, want)
 		}
 	}
 }

@@ -1,8 +1,10 @@
 // Command bench measures what the packet path costs, in nanoseconds per packet
-// on one core, and prints it beside what the measuring itself costs. It runs as
-// root and touches no interface:
+// on one core, and prints it beside what the measuring itself costs, and what a
+// load balancer of the usual shape does on the same packets. It runs as root, in
+// a network namespace of its own:
 //
-//	go run ./tools/bench [-case TEXT] [-flows N,N] [-rounds N] [-packets N] [-cpu N] [-json FILE]
+//	go run ./tools/bench [-quick] [-cases REGEXP] [-flows N,N] [-rounds N] [-packets N] [-cpu N] [-json FILE] [-page FILE]
+//	go run ./tools/bench -check
 //
 // The program is the one that the daemon loads, with the maps that the daemon
 // fills; the kernel runs it on frames made in its memory (BPF_PROG_TEST_RUN). A
@@ -15,6 +17,10 @@
 // machine meets them alike; the figures are medians over the rounds. After each
 // turn the verdict and the program's own counters are checked, so that a wrong
 // set-up fails and does not look fast.
+//
+// With -check it measures nothing, but compares what does not depend on the clock,
+// the sizes of the programs, with limits.
 package main
 
 //go:generate go tool bpf2go -cc clang-19 -go-package main -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -I../../bpf -I../../bpf/headers -Wall -Wextra -Werror" bench bench.bpf.c
+//go:generate go tool bpf2go -cc clang-19 -go-package main -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -I../../bpf -I../../bpf/headers -Wall -Wextra -Werror" classic classic.bpf.c

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 
@@ -13,74 +14,87 @@ import (
 
 // report is everything that was measured. Times are in nanoseconds per packet.
 type report struct {
-	Machine    machineInfo   `json:"machine"`
-	Rounds     int           `json:"rounds"`
-	Packets    uint32        `json:"packets_per_turn"`
-	FrameBytes int           `json:"frame_bytes"`
-	Programs   []programInfo `json:"programs"`
-	Rows       []row         `json:"rows"`
+	Machine   machineInfo
+	Rounds    int
+	Packets   uint32
+	Programs  []programInfo
+	Structure []programSize
+	Rows      []row
 }
 
 type machineInfo struct {
-	Kernel string `json:"kernel"`
-	CPU    string `json:"cpu"`
-	// PinnedTo is the number of the CPU that did the work.
-	PinnedTo int `json:"pinned_to"`
+	Kernel, CPU string
+	// CPUs are those that the machine has, PinnedTo is the number of that which did the work.
+	CPUs, PinnedTo int
 }
 
-// programInfo says what a program's figures include and, if it is measured, what
-// the kernel made of it.
+// programInfo is a program and whether it is a load balancer.
 type programInfo struct {
-	Name     string `json:"name"`
-	Measured bool   `json:"measured"`
-	// TailCall says that the figures include the call from the generator.
-	TailCall             bool   `json:"tail_call_included"`
-	VerifiedInstructions uint32 `json:"verified_instructions,omitempty"`
-	BytecodeBytes        int    `json:"bytecode_bytes,omitempty"`
-	MachineCodeBytes     uint32 `json:"machine_code_bytes,omitempty"`
+	Name     string
+	Measured bool
 }
 
 // row is one case with one number of flows.
 type row struct {
-	Case  string `json:"case"`
-	Flows uint64 `json:"flows"`
+	Case  string
+	Flows uint64
+	// Fresh says that every packet began another flow.
+	Fresh bool
 	// Results by name of program, all with the generator's cost in them.
-	Results map[string]spread `json:"results"`
+	Results map[string]spread
 }
 
-// net is what a measured program costs by itself: without generator and tail call.
-func (r *row) net(program string) float64 {
-	return r.Results[program].Median - r.Results[nameTail].Median
+// net is what a measured program costs by itself: without generator and tail call. It
+// reports false if the case has no such program.
+func (r *row) net(program string) (float64, bool) {
+	result, ok := r.Results[program]
+	return result.Median - r.Results[nameTail].Median, ok
 }
 
 // overFloor is what is left of net without the writing that every program must do.
 // It reports false if the case has no floor.
 func (r *row) overFloor(program string) (float64, bool) {
+	net, measured := r.net(program)
 	floor, ok := r.Results[nameFloor]
-	return r.net(program) - (floor.Median - r.Results[nameGenerator].Median), ok
+	return net - (floor.Median - r.Results[nameGenerator].Median), measured && ok
+}
+
+// ratio is what Steelyard costs net, by what the classic program does. It reports false
+// if the case has no such program.
+func (r *row) ratio() (float64, bool) {
+	steelyard, ok := r.net(nameSteelyard)
+	classic, other := r.net(nameClassic)
+	return steelyard / classic, ok && other
+}
+
+// flows renders the number of flows.
+func (r *row) flows() string {
+	if r.Fresh {
+		return "all new"
+	}
+	return fmt.Sprint(r.Flows)
 }
 
 // print writes the report as a table.
 func (r *report) print(out io.Writer) error {
 	fmt.Fprintf(out, "Nanoseconds per packet on one core: median of %d rounds of %d packets (least - most).\n", r.Rounds, r.Packets)
-	fmt.Fprintf(out, "%s, Linux %s, CPU %d.\n", r.Machine.CPU, r.Machine.Kernel, r.Machine.PinnedTo)
-	for _, p := range r.Programs {
-		if p.Measured {
-			fmt.Fprintf(out, "%s: %d instructions verified, %d bytes of bytecode, %d bytes of machine code.\n",
-				p.Name, p.VerifiedInstructions, p.BytecodeBytes, p.MachineCodeBytes)
-		}
+	fmt.Fprintf(out, "%s, Linux %s, CPU %d of %d.\n\n", r.Machine.CPU, r.Machine.Kernel, r.Machine.PinnedTo, r.Machine.CPUs)
+	if err := printSizes(out, r.Structure); err != nil {
+		return err
 	}
 	fmt.Fprintln(out)
 	if err := r.printRows(out); err != nil {
 		return err
 	}
 	_, err := io.WriteString(out, `
-generator   the kernel's loop and the making of the frame; included in the three next to it
+generator   the kernel's loop and the making of the frame; included in the four next to it
 floor       generator, and writing the bytes that the mode requires, with constants
 tail        generator, and a tail call of a program that only returns
 steelyard   generator, tail call, and the packet path
-net         the packet path alone: steelyard less tail
+classic     generator, tail call, and a program of the usual shape
+net         a program alone: less tail
 over floor  what deciding and counting cost: net, less what floor adds to generator
+ratio       steelyard net, by classic net
 `)
 	return err
 }
@@ -94,7 +108,7 @@ func (r *report) printRows(out io.Writer) error {
 			heads = append(heads, "net", "over floor")
 		}
 	}
-	fmt.Fprintln(table, strings.Join(heads, "\t"))
+	fmt.Fprintln(table, strings.Join(append(heads, "ratio"), "\t"))
 	for i := range r.Rows {
 		fmt.Fprintln(table, strings.Join(r.cells(&r.Rows[i]), "\t"))
 	}
@@ -102,39 +116,74 @@ func (r *report) printRows(out io.Writer) error {
 }
 
 func (r *report) cells(row *row) []string {
-	cells := []string{row.Case, fmt.Sprint(row.Flows)}
+	cells := []string{row.Case, row.flows()}
 	for _, p := range r.Programs {
-		result, ok := row.Results[p.Name]
-		if !ok {
-			cells = append(cells, "-")
-			continue
+		cell := none
+		if result, ok := row.Results[p.Name]; ok {
+			cell = fmt.Sprintf("%.1f (%.1f - %.1f)", result.Median, result.Min, result.Max)
 		}
-		cells = append(cells, fmt.Sprintf("%.1f (%.1f - %.1f)", result.Median, result.Min, result.Max))
-		if !p.Measured {
-			continue
-		}
-		cells = append(cells, fmt.Sprintf("%.1f", row.net(p.Name)))
-		if over, ok := row.overFloor(p.Name); ok {
-			cells = append(cells, fmt.Sprintf("%.1f", over))
-		} else {
-			cells = append(cells, "-")
+		cells = append(cells, cell)
+		if p.Measured {
+			cells = append(cells, figure(1)(row.net(p.Name)), figure(1)(row.overFloor(p.Name)))
 		}
 	}
-	return cells
+	return append(cells, figure(2)(row.ratio()))
 }
 
-// save writes the report as JSON.
-func (r *report) save(file string) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
+// none stands where there is no figure.
+const none = "-"
+
+// figure renders a number, if there is one, with so many decimals.
+func figure(decimals int) func(float64, bool) string {
+	return func(n float64, ok bool) string {
+		if !ok {
+			return none
+		}
+		return fmt.Sprintf("%.*f", decimals, n)
 	}
-	return os.WriteFile(file, append(b, '\n'), 0o644)
+}
+
+// result is a row of the JSON file: what a program took for one packet of a case, with
+// the generator's cost in it, in nanoseconds.
+type result struct {
+	Program string  `json:"program"`
+	Case    string  `json:"case"`
+	Flows   uint64  `json:"flows"`
+	Median  float64 `json:"median"`
+	Minimum float64 `json:"minimum"`
+	Maximum float64 `json:"maximum"`
+}
+
+func (r *report) results() []result {
+	var all []result
+	for _, row := range r.Rows {
+		for _, p := range r.Programs {
+			if s, ok := row.Results[p.Name]; ok {
+				all = append(all, result{p.Name, row.Case, row.Flows, s.Median, s.Min, s.Max})
+			}
+		}
+	}
+	return all
+}
+
+// save writes the results as JSON, one to a line.
+func (r *report) save(file string) error {
+	var b strings.Builder
+	for i, result := range r.results() {
+		line, err := json.Marshal(result)
+		if err != nil {
+			return err
+		}
+		b.WriteString(map[bool]string{true: "[\n  ", false: ",\n  "}[i == 0])
+		b.Write(line)
+	}
+	b.WriteString("\n]\n")
+	return os.WriteFile(file, []byte(b.String()), 0o644)
 }
 
 // machine describes the machine, as far as it tells.
 func machine(cpu int) machineInfo {
-	m := machineInfo{CPU: "unknown CPU", Kernel: "unknown", PinnedTo: cpu}
+	m := machineInfo{CPU: "unknown CPU", Kernel: "unknown", CPUs: runtime.NumCPU(), PinnedTo: cpu}
 	var name unix.Utsname
 	if unix.Uname(&name) == nil {
 		m.Kernel = unix.ByteSliceToString(name.Release[:])

@@ -4,26 +4,39 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
-	"slices"
+	"math"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/steelyard-lb/steelyard/pkg/config"
-	"github.com/steelyard-lb/steelyard/pkg/dataplane"
 )
 
-// seed keys the flow hash. Any will do; a fixed one makes runs comparable.
-func seed() dataplane.Seed { return dataplane.Seed{0x0123456789abcdef, 0xfedcba9876543210} }
-
-// rig is the data plane with one case's state, and the generator with its frame.
+// rig is what a case needs: the generator with its frame, and the load balancers with
+// the case's state.
 type rig struct {
 	testCase  testCase
-	plane     *dataplane.Plane
 	generator benchObjects
 	frame     []byte
+	subjects  map[string]subject
+}
+
+// subject is a load balancer under test.
+type subject interface {
+	Program() *ebpf.Program
+	// tally says what it has done so far.
+	tally() (tally, error)
+	Close() error
+}
+
+// tally counts what became of packets.
+type tally struct {
+	// expected fared as the case says, others did not.
+	expected, others uint64
+	// begun are flows that were not known before.
+	begun uint64
+	// where says what became of others.
+	where []string
 }
 
 // program is what takes its turn in a round.
@@ -31,17 +44,23 @@ type program struct {
 	name string
 	// entry makes the frames; the kernel runs it. It is nil if the case has no such program.
 	entry func(*rig) *ebpf.Program
-	// subject is what entry calls, nil if it calls nothing.
-	subject func(*rig) *ebpf.Program
-	// measured says that the subject is Steelyard, which counts what it does.
-	measured bool
+	// calls says that entry calls another program: the subject of this name, or, if
+	// there can be none, one that does nothing.
+	calls bool
+	// load makes the subject with room for so many flows, nil if there can be none.
+	load func(testCase, uint64) (subject, error)
 }
 
 const (
 	nameGenerator = "generator"
 	nameFloor     = "floor"
 	nameTail      = "tail"
+	nameSteelyard = "steelyard"
+	nameClassic   = "classic"
 )
+
+// measured reports whether the program is a load balancer.
+func (p *program) measured() bool { return p.load != nil }
 
 func programs() []program {
 	call := func(r *rig) *ebpf.Program { return r.generator.Call }
@@ -53,65 +72,61 @@ func programs() []program {
 			}
 			return r.testCase.floor(&r.generator)
 		}},
-		{name: nameTail, entry: call, subject: func(r *rig) *ebpf.Program { return r.generator.Transmit }},
-		{name: "steelyard", entry: call, measured: true, subject: func(r *rig) *ebpf.Program { return r.plane.Program() }},
+		{name: nameTail, entry: call, calls: true},
+		{name: nameSteelyard, entry: call, calls: true, load: newSteelyard},
+		{name: nameClassic, calls: true, load: newClassic, entry: func(r *rig) *ebpf.Program {
+			if r.testCase.alone {
+				return nil
+			}
+			return r.generator.Call
+		}},
 	}
 }
 
-func newRig(c testCase) (*rig, error) {
-	limits := dataplane.Limits(config.Default().Limits)
-	limits.Flows = max(limits.Flows, 4*uint32(slices.Max(c.flows)))
-	plane, err := dataplane.Load(limits, dataplane.Options{Seed: seed()})
-	if err != nil {
+// newRig loads what a case needs, with room for flows.
+func newRig(c testCase, programs []program, flows uint64) (*rig, error) {
+	r := &rig{testCase: c, frame: c.frame(), subjects: map[string]subject{}}
+	if err := r.loadGenerator(flows); err != nil {
 		return nil, err
 	}
-	r := &rig{testCase: c, plane: plane, frame: newFrame(c.target(), c.protocol)}
-	if err := r.setUp(); err != nil {
-		return nil, errors.Join(err, r.close())
+	for i := range programs {
+		p := &programs[i]
+		if !p.measured() || p.entry(r) == nil {
+			continue
+		}
+		s, err := p.load(c, flows)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("program %s: %w", p.name, err), r.close())
+		}
+		r.subjects[p.name] = s
 	}
 	return r, nil
 }
 
-func (r *rig) setUp() error {
-	// Test runs see packets come from the loopback interface.
-	loopback, err := net.InterfaceByName("lo")
-	if err != nil {
-		return fmt.Errorf("loopback interface: %w", err)
-	}
-	pools := []string{"bench"}
-	if r.testCase.inFlux {
-		pools = []string{"former", "bench"}
-	}
-	for _, pool := range pools {
-		state, err := r.testCase.state(pool, loopback.Index)
-		if err != nil {
-			return err
-		}
-		if err := r.plane.Apply(state); err != nil {
-			return err
-		}
-	}
-	return r.loadGenerator()
-}
-
-func (r *rig) loadGenerator() error {
+func (r *rig) loadGenerator(flows uint64) error {
 	spec, err := loadBench()
 	if err != nil {
 		return err
 	}
-	target := r.testCase.target()
+	c := &r.testCase
+	target := c.target()
 	var wirePort [2]byte
 	binary.BigEndian.PutUint16(wirePort[:], target.Port())
 	for name, value := range map[string]any{
 		"frame":        frameWords(r.frame),
-		"ipv6":         r.testCase.ipv6,
+		"header":       c.header(),
+		"ipv6":         c.ipv6,
+		"reversed":     c.packets == errorsICMP,
 		"destination":  addressEnd(target.Addr()),
-		"destinations": r.testCase.destinations(),
+		"destinations": c.destinations(),
 		"port":         wirePort,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("generator: %s: %w", name, err)
 		}
+	}
+	if c.packets == replies {
+		spec.Maps["answers"].MaxEntries = uint32(flows)
 	}
 	if err := spec.LoadAndAssign(&r.generator, nil); err != nil {
 		return fmt.Errorf("load the generator: %w", err)
@@ -120,24 +135,99 @@ func (r *rig) loadGenerator() error {
 }
 
 func (r *rig) close() error {
-	return errors.Join(r.generator.Close(), r.plane.Close())
+	err := r.generator.Close()
+	for _, s := range r.subjects {
+		err = errors.Join(err, s.Close())
+	}
+	return err
 }
 
 // setFlows says how many flows take turns, beginning with the first.
 func (r *rig) setFlows(flows uint64) error {
+	if r.testCase.fresh() {
+		flows = math.MaxUint32
+	}
 	return errors.Join(r.generator.Flows.Set(flows), r.generator.Turn.Set(uint64(0)))
+}
+
+// warm lets every program see every flow once, as far as it remembers any, which also
+// fills the caches.
+func (r *rig) warm(programs []program, flows uint32) error {
+	if err := r.open(flows); err != nil {
+		return fmt.Errorf("open the flows: %w", err)
+	}
+	for i := range programs {
+		p := &programs[i]
+		packets := uint32(1000)
+		if p.measured() && !r.testCase.fresh() {
+			packets = max(packets, flows)
+		}
+		if p.entry(r) == nil {
+			continue
+		}
+		if err := r.put(p); err != nil {
+			return err
+		}
+		if _, err := r.run(p.entry(r), packets); err != nil {
+			return fmt.Errorf("program %s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+// open begins the flows of a VIP that translates, and learns the answers where the
+// case's packets are those.
+func (r *rig) open(flows uint32) error {
+	c := &r.testCase
+	if !c.translates() || c.fresh() {
+		return nil
+	}
+	entry, packets := r.generator.Call, flows
+	if c.packets == replies {
+		// The answer to the last one is learnt in the run after it.
+		entry, packets = r.generator.CallAndLearn, flows+1
+	}
+	opener := frameWords(newFrame(c.target(), c.protocol, true))
+	if err := errors.Join(r.generator.Answering.Set(false), r.generator.Frame.Set(opener)); err != nil {
+		return err
+	}
+	if err := r.generator.UnderTest.Put(uint32(0), r.subjects[nameSteelyard].Program()); err != nil {
+		return err
+	}
+	if _, err := r.run(entry, packets); err != nil {
+		return err
+	}
+	return errors.Join(r.generator.Frame.Set(frameWords(r.frame)), r.generator.Answering.Set(c.packets == replies))
+}
+
+// put puts in place what a program calls.
+func (r *rig) put(p *program) error {
+	if !p.calls {
+		return nil
+	}
+	called := r.generator.Transmit
+	if p.measured() {
+		called = r.subjects[p.name].Program()
+	}
+	if err := r.generator.UnderTest.Put(uint32(0), called); err != nil {
+		return fmt.Errorf("put the program under test in place: %w", err)
+	}
+	return nil
+}
+
+// run runs a program on at least that many frames and returns the last one's verdict.
+func (r *rig) run(entry *ebpf.Program, packets uint32) (uint32, error) {
+	return entry.Run(&ebpf.RunOptions{Data: r.frame, Repeat: packets})
 }
 
 // measure gives a program its turn of at least that many packets, and returns its
 // time for one of them in nanoseconds. It fails if the packets did not fare as the
 // case says.
 func (r *rig) measure(p *program, packets uint32) (float64, error) {
-	if p.subject != nil {
-		if err := r.generator.UnderTest.Put(uint32(0), p.subject(r)); err != nil {
-			return 0, fmt.Errorf("put the program under test in place: %w", err)
-		}
+	if err := r.put(p); err != nil {
+		return 0, err
 	}
-	before, err := r.count()
+	before, err := r.count(p)
 	if err != nil {
 		return 0, err
 	}
@@ -145,7 +235,7 @@ func (r *rig) measure(p *program, packets uint32) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	verdict, err := p.entry(r).Run(&ebpf.RunOptions{Data: r.frame, Repeat: packets})
+	verdict, err := r.run(p.entry(r), packets)
 	if err != nil {
 		return 0, err
 	}
@@ -153,7 +243,7 @@ func (r *rig) measure(p *program, packets uint32) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	after, err := r.count()
+	after, err := r.count(p)
 	if err != nil {
 		return 0, err
 	}
@@ -170,46 +260,53 @@ func (r *rig) measure(p *program, packets uint32) (float64, error) {
 
 // counts are the generator's and the program's counters at one moment.
 type counts struct {
+	tally
 	generated uint64
-	reasons   map[string]uint64
 }
 
-func (r *rig) count() (counts, error) {
-	c := counts{reasons: map[string]uint64{}}
+func (r *rig) count(p *program) (c counts, err error) {
 	if err := r.generator.Generated.Get(&c.generated); err != nil {
 		return counts{}, err
 	}
-	counters, err := r.plane.Counters()
-	if err != nil {
-		return counts{}, err
+	if p.measured() {
+		c.tally, err = r.subjects[p.name].tally()
 	}
-	for _, reason := range counters.Reasons {
-		c.reasons[reason.Name] = reason.Packets
-	}
-	return c, nil
+	return c, err
 }
 
-// check compares what became of the packets with what the case says: the verdict
-// of the last, and the reasons of all.
+// check compares what became of the packets with what the case says: the verdict of
+// the last, what the program counted of all, and whether their flows were known. A full
+// bucket may now and then forget one.
 func (r *rig) check(p *program, verdict uint32, generated uint64, before, after counts) error {
-	wanted := uint32(verdictTX)
-	if p.measured {
-		wanted = r.testCase.verdict
-	}
-	for reason, packets := range after.reasons {
-		packets -= before.reasons[reason]
-		expected := uint64(0)
-		if p.measured && reason == r.testCase.reason {
-			expected = generated
+	if !p.measured() {
+		if verdict != verdictTX {
+			return fmt.Errorf("verdict %d, want %d", verdict, verdictTX)
 		}
-		if packets != expected {
-			return fmt.Errorf("%d packets of %d left as %s, want %d", packets, generated, reason, expected)
-		}
+		return nil
 	}
-	if verdict != wanted {
-		return fmt.Errorf("verdict %d, want %d", verdict, wanted)
+	if n := after.expected - before.expected; n != generated {
+		return fmt.Errorf("%d packets of %d fared as the case says; of those before and now, others: %s", n, generated, strings.Join(after.where, ", "))
+	}
+	if want := r.verdict(p); verdict != want {
+		return fmt.Errorf("verdict %d, want %d", verdict, want)
+	}
+	begun := after.begun - before.begun
+	if known := generated - min(begun, generated); r.testCase.fresh() && known > generated/100 {
+		return fmt.Errorf("only %d packets of %d began a flow", begun, generated)
+	}
+	if !r.testCase.fresh() && begun > generated/100 {
+		return fmt.Errorf("%d packets of %d were of unknown flows", begun, generated)
 	}
 	return nil
+}
+
+// verdict is what a load balancer returns for the case's packets: the classic one
+// knows no routes.
+func (r *rig) verdict(p *program) uint32 {
+	if p.name == nameClassic && r.testCase.verdict == verdictRedirect {
+		return verdictTX
+	}
+	return r.testCase.verdict
 }
 
 // threadTime is the CPU time that this thread has used: finer than what the kernel

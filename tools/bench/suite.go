@@ -23,15 +23,24 @@ type suite struct {
 }
 
 // run measures everything. It takes the garbage collector out of the way until it
-// returns; the thread that it pins to a CPU ends with the goroutine.
+// returns; the thread that it pins to a CPU, in a network namespace of its own, ends
+// with the goroutine.
 func (s *suite) run() (*report, error) {
-	runtime.LockOSThread()
+	if err := enterSpace(); err != nil {
+		return nil, err
+	}
 	cpu, err := pin(s.cpu)
 	if err != nil {
 		return nil, err
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	rep := &report{Machine: machine(cpu), Rounds: s.rounds, Packets: s.packets, FrameBytes: frameLength}
+	rep := &report{Machine: machine(cpu), Rounds: s.rounds, Packets: s.packets}
+	for _, p := range s.programs {
+		rep.Programs = append(rep.Programs, programInfo{p.name, p.measured()})
+	}
+	if rep.Structure, err = structure(); err != nil {
+		return nil, err
+	}
 	for _, c := range s.cases {
 		if err := s.runCase(c, rep); err != nil {
 			return nil, fmt.Errorf("case %q: %w", c.name, err)
@@ -41,18 +50,22 @@ func (s *suite) run() (*report, error) {
 	return rep, nil
 }
 
+// flows are the numbers of a case's flows, one for each measurement.
+func (s *suite) flows(c *testCase) []uint64 {
+	if c.fresh() {
+		return []uint64{max(1000, uint64(s.packets)) * uint64(s.rounds+1)}
+	}
+	return c.flows
+}
+
 func (s *suite) runCase(c testCase, rep *report) (err error) {
-	r, err := newRig(c)
+	numbers := s.flows(&c)
+	r, err := newRig(c, s.programs, slices.Max(numbers))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
-	if rep.Programs == nil {
-		if rep.Programs, err = s.describe(r); err != nil {
-			return err
-		}
-	}
-	for _, flows := range c.flows {
+	for _, flows := range numbers {
 		if err := r.setFlows(flows); err != nil {
 			return err
 		}
@@ -60,32 +73,28 @@ func (s *suite) runCase(c testCase, rep *report) (err error) {
 		if err != nil {
 			return fmt.Errorf("%d flows: %w", flows, err)
 		}
-		rep.Rows = append(rep.Rows, row{Case: c.name, Flows: flows, Results: results})
+		rep.Rows = append(rep.Rows, row{Case: c.name, Flows: flows, Fresh: c.fresh(), Results: results})
 	}
 	return nil
 }
 
-// runRounds lets the programs take turns. Before the first round each sees every
-// flow once, which fills the caches.
+// runRounds lets the programs take turns.
 func (s *suite) runRounds(r *rig, flows uint32) (map[string]spread, error) {
+	if err := r.warm(s.programs, flows); err != nil {
+		return nil, err
+	}
 	samples := map[string][]float64{}
-	for round := range s.rounds + 1 {
-		packets := s.packets
-		if round == 0 {
-			packets = max(flows, min(s.packets, 1000))
-		}
+	for range s.rounds {
 		for i := range s.programs {
 			p := &s.programs[i]
 			if p.entry(r) == nil {
 				continue
 			}
-			sample, err := r.measure(p, packets)
+			sample, err := r.measure(p, s.packets)
 			if err != nil {
 				return nil, fmt.Errorf("program %s: %w", p.name, err)
 			}
-			if round > 0 {
-				samples[p.name] = append(samples[p.name], sample)
-			}
+			samples[p.name] = append(samples[p.name], sample)
 		}
 	}
 	results := map[string]spread{}
@@ -93,33 +102,6 @@ func (s *suite) runRounds(r *rig, flows uint32) (map[string]spread, error) {
 		results[name] = newSpread(values)
 	}
 	return results, nil
-}
-
-// describe asks the kernel what it made of the programs that are under test.
-func (s *suite) describe(r *rig) ([]programInfo, error) {
-	var out []programInfo
-	for _, p := range s.programs {
-		described := programInfo{Name: p.name, Measured: p.measured, TailCall: p.subject != nil}
-		if p.measured {
-			info, err := p.subject(r).Info()
-			if err != nil {
-				return nil, err
-			}
-			verified, known := info.VerifiedInstructions()
-			if !known {
-				return nil, errors.New("the kernel does not tell how many instructions it verified; Linux 5.16 or later does")
-			}
-			described.VerifiedInstructions = verified
-			if described.MachineCodeBytes, err = info.JitedSize(); err != nil {
-				return nil, err
-			}
-			if described.BytecodeBytes, err = info.TranslatedSize(); err != nil {
-				return nil, err
-			}
-		}
-		out = append(out, described)
-	}
-	return out, nil
 }
 
 // pin keeps this thread on one CPU and returns which.
@@ -145,9 +127,7 @@ func pin(cpu int) (int, error) {
 
 // spread sums up samples.
 type spread struct {
-	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
+	Median, Min, Max float64
 }
 
 func newSpread(samples []float64) spread {

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// programSize is what the kernel made of a program: figures that do not depend on
+// the clock.
+type programSize struct {
+	Name string
+	// Verified is how many instructions the verifier went through, on all paths.
+	Verified uint32
+	// Bytecode and MachineCode are in bytes.
+	Bytecode    int
+	MachineCode uint32
+}
+
+// limit is the most that a program may take: about a quarter more than it did when
+// the limit was set, on Linux 6.18 and amd64. Who makes a program larger, on purpose,
+// sets another one.
+type limit struct {
+	name                  string
+	verified, machineCode uint32
+}
+
+func limits() []limit {
+	return []limit{
+		{"steelyard", 31_000, 21_000},
+		{"steelyard_part", 78_000, 30_000},
+		{"steelyard_nat", 88_000, 41_000},
+		{"steelyard_nat_part", 197_000, 79_000},
+	}
+}
+
+// structure describes the load balancers' programs, loaded with room for few flows and
+// with every feature that a case needs.
+func structure() ([]programSize, error) {
+	c := testCase{protocol: model.TCP, mode: model.ModeFullNAT, vips: 1, tracking: model.TrackingAlways, affinity: model.DefaultAffinity()}
+	var sizes []programSize
+	for _, p := range programs() {
+		if !p.measured() {
+			continue
+		}
+		s, err := p.load(c, 1000)
+		if err != nil {
+			return nil, err
+		}
+		more, err := sizesOf(s.Program())
+		if err := errors.Join(err, s.Close()); err != nil {
+			return nil, err
+		}
+		sizes = append(sizes, more...)
+	}
+	return sizes, nil
+}
+
+// sizesOf describes a program and those that it calls, by name.
+func sizesOf(main *ebpf.Program) ([]programSize, error) {
+	called, err := programsOf(main)
+	var sizes []programSize
+	for _, p := range append(called, main) {
+		s, more := sizeOf(p)
+		sizes, err = append(sizes, s), errors.Join(err, more)
+	}
+	for _, p := range called {
+		err = errors.Join(err, p.Close())
+	}
+	slices.SortFunc(sizes, func(a, b programSize) int { return strings.Compare(a.Name, b.Name) })
+	return sizes, err
+}
+
+func sizeOf(p *ebpf.Program) (programSize, error) {
+	info, err := p.Info()
+	if err != nil {
+		return programSize{}, err
+	}
+	s := programSize{Name: info.Name}
+	var known bool
+	if s.Verified, known = info.VerifiedInstructions(); !known {
+		return s, errors.New("the kernel does not tell how many instructions it verified; Linux 5.16 or later does")
+	}
+	if s.MachineCode, err = info.JitedSize(); err != nil {
+		return s, err
+	}
+	s.Bytecode, err = info.TranslatedSize()
+	return s, err
+}
+
+// checkStructure prints the programs' sizes and fails if one is above its limit.
+func checkStructure(out io.Writer) error {
+	if err := enterSpace(); err != nil {
+		return err
+	}
+	sizes, err := structure()
+	if err != nil {
+		return err
+	}
+	if err := printSizes(out, sizes); err != nil {
+		return err
+	}
+	var above []error
+	for _, l := range limits() {
+		i := slices.IndexFunc(sizes, func(s programSize) bool { return s.Name == l.name })
+		if i < 0 {
+			above = append(above, fmt.Errorf("there is no program %s", l.name))
+			continue
+		}
+		above = append(above, l.exceeded("instructions verified", sizes[i].Verified, l.verified),
+			l.exceeded("bytes of machine code", sizes[i].MachineCode, l.machineCode))
+	}
+	return errors.Join(above...)
+}
+
+func (l limit) exceeded(what string, is, most uint32) error {
+	if is <= most {
+		return nil
+	}
+	return fmt.Errorf("program %s: %d %s, at most %d are wanted; see limits in structure.go", l.name, is, what, most)
+}
+
+func printSizes(out io.Writer, sizes []programSize) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "program\tinstructions verified\tbytes of bytecode\tbytes of machine code\t")
+	for _, s := range sizes {
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t\n", s.Name, s.Verified, s.Bytecode, s.MachineCode)
+	}
+	return table.Flush()
+}
