@@ -78,9 +78,13 @@ step void close_connection(u64 hash, u32 index, u64 was)
 		drop_session(hash, index);
 }
 
+/* Of two CPUs that have begun one connection, each has given way to the other. */
+#define NAT_LOST (NAT_NONE - 1)
+
 /*
  * Begins a connection to a backend. Returns the index of its translation, or NAT_NONE
- * where no port is free. If another CPU has begun the same one, that one counts.
+ * where no port is free. If another CPU has begun the same one, that one counts; if that
+ * one has given way as well, NAT_LOST is returned.
  */
 side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u64 hash, u32 backend,
 			      u32 facts)
@@ -113,7 +117,8 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 		return index;
 	}
 	close_connection(hash, index, state);
-	return other;
+	t = translation_at(other);
+	return t && is_of(t, client) ? other : NAT_LOST;
 }
 
 #define NAT_SEE_TRIES 2

@@ -75,6 +75,22 @@ step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const 
 	       (pkt->l3 > sizeof(struct ethhdr) ? NAT_FACT_TAG : 0);
 }
 
+/*
+ * Reads state and backend of the course's translation; false if it has become another
+ * connection's since it was found.
+ */
+step bool read_connection(struct course *c)
+{
+	struct translation *t = translation_at(c->index);
+
+	if (!t)
+		return false;
+	c->state = *(volatile u64 *)&t->state;
+	c->backend = flow_backend(c->state);
+	return is_of(t, &c->from) &&
+	       nat_generation(*(volatile u64 *)&t->state) == nat_generation(c->state);
+}
+
 /* Begins a connection to the backend that the slot's owner is. */
 step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
 		       struct course *c)
@@ -82,6 +98,7 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
 	struct backend *b;
+	u32 facts;
 
 	if (!pool)
 		return DROP_INTERNAL;
@@ -93,13 +110,17 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 		return DROP_INTERNAL;
 	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
-	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
-	if (c->index == NAT_NONE) {
+	facts = nat_facts(pkt, vip, b);
+	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+	if (c->index == NAT_LOST)
+		c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+	if (c->index >= NAT_LOST) {
 		count_flow(NAT_EXHAUSTED);
 		return DROP_NO_NAT_PORT;
 	}
 	pkt->opener = true;
-	return TX_FORWARDED;
+	/* One that another CPU has begun may have another backend. */
+	return read_connection(c) ? TX_FORWARDED : DROP_NO_NAT_PORT;
 }
 
 /* What a client's packet says of its connection. */
@@ -116,11 +137,7 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 {
 	struct translation *t = translation_at(c->index);
 
-	if (!t)
-		return false;
-	c->state = *(volatile u64 *)&t->state;
-	c->backend = flow_backend(c->state);
-	if (!connection_stays(pkt, c->state, ability(c->backend)))
+	if (!t || !connection_stays(pkt, c->state, ability(c->backend)))
 		return false;
 	if (pkt->quoted)
 		return true;
@@ -140,13 +157,13 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 
 	pkt->hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
 	c->index = find_session(&c->from, pkt->hash, pkt->protocol, NAT_NONE);
-	if (c->index != NAT_NONE) {
+	if (c->index != NAT_NONE && read_connection(c)) {
 		if (go_on(ctx, pkt, vip, c))
 			return TX_FORWARDED;
 		if (!pkt->quoted)
 			close_connection(pkt->hash, c->index, c->state);
-		c->index = NAT_NONE;
 	}
+	c->index = NAT_NONE;
 	if (!begins)
 		return DROP_NO_CONNECTION;
 	return begin(ctx, pkt, vip, c);
