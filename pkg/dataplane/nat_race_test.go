@@ -19,7 +19,7 @@ const (
 	natRounds  = 10_000
 )
 
-// onePort are options with one source of so many ports for each family.
+// ports are options with one source of so many ports for each family.
 func ports(n uint16) Options {
 	o := natOptions()
 	o.NATSourceIPv4, o.NATSourceIPv6 = netip.MustParsePrefix("10.9.0.4/32"), netip.MustParsePrefix("2001:db8:9::8/128")
@@ -54,7 +54,7 @@ func (s natSender) wrong(quiet bool, format string, args ...any) {
 	}
 }
 
-// client is the nth client of a service, in a network that the table's own are not in.
+// clientOf is a conversation of the nth client of a service.
 func (t *natTable) clientOf(s natServed, n int) talk {
 	c := t.newTalk(s, model.TCP)
 	c.client = uint16(10000 + n%50000)
