@@ -7,6 +7,7 @@
 #include "choose.h"
 #include "count.h"
 #include "fragment.h"
+#include "guard.h"
 #include "icmp.h"
 #include "maps.h"
 #include "parse.h"
@@ -22,7 +23,10 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 {
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+	enum reason reason = guard(ctx, pkt, vip->vip);
 
+	if (reason != TX_FORWARDED)
+		return reason;
 	if (!pool)
 		return DROP_INTERNAL;
 	route->vip = vip->vip;
@@ -89,6 +93,8 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 /* What becomes of a packet that is about no flow: its address decides whether it is ours. */
 step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parsed parsed)
 {
+	enum reason reason;
+
 	if (parsed == PARSED_NOT_IP)
 		return PASS_NOT_IP;
 	if (parsed == PARSED_OTHER || !for_vip_address(pkt))
@@ -98,6 +104,9 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 		/* In fragments it is the kernel's: half an answer helps nobody. */
 		if (pkt->fragment)
 			return PASS_NOT_VIP;
+		reason = screen(ctx, pkt);
+		if (reason)
+			return reason;
 		return answer_echo(ctx, pkt->l3, pkt->l4, pkt->ipv6);
 	case PARSED_TRUNCATED:
 		return DROP_TRUNCATED;
@@ -117,6 +126,8 @@ step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct r
 	if (!for_vip_address(pkt))
 		return PASS_NOT_VIP;
 	reason = follow_fragments(pkt, route);
+	if (reason == TX_FORWARDED)
+		return guard(ctx, pkt, route->vip);
 	if (reason != PASS_NOT_IP)
 		return reason;
 	if (!may_be_flow(pkt))

@@ -77,9 +77,11 @@ type Config struct {
 	// ICMPRate is how many packet-too-big and time-exceeded messages each CPU sends
 	// per second at most, 0 to [MaxICMPRate].
 	ICMPRate uint32
-	Limits   Limits
-	API      API
-	Metrics  Metrics
+	// Screening drops packets for VIPs that no host sends.
+	Screening bool
+	Limits    Limits
+	API       API
+	Metrics   Metrics
 	// Store is the absolute path of the file that keeps desired state.
 	Store string
 	// PinPath is the absolute path of a directory in a bpffs, where programs and
@@ -147,6 +149,7 @@ func Default() Config {
 	return Config{
 		Encapsulation: Encapsulation{GUEPort: 6080},
 		ICMPRate:      1000,
+		Screening:     true,
 		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14},
 		API:           API{Socket: "/run/steelyard/api.sock"},
 		Metrics:       Metrics{Listen: "127.0.0.1:9464"},
@@ -218,6 +221,7 @@ func (r *reader) config(root node, c *Config) {
 			"mtu":          zeroOr(r, &c.Encapsulation.MTU, MinMTU, MaxMTU),
 		}),
 		"icmp_rate": number(r, &c.ICMPRate, 0, MaxICMPRate),
+		"screening": r.truth(&c.Screening),
 		"limits": r.section(keys{
 			"vips":      number(r, &c.Limits.VIPs, 1, MaxVIPs),
 			"endpoints": number(r, &c.Limits.Endpoints, 1, MaxEndpoints),

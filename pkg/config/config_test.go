@@ -63,6 +63,7 @@ xdp_mode: native
 hash_seed: "00112233445566778899aabbccddeeff"
 encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::/112", gue_port: 65535, gue_checksum: true, mtu: 9000 }
 icmp_rate: 0
+screening: false
 limits: { vips: 10000, endpoints: 10000, pools: 65535, backends: 1048574, slots: 268435456, flows: 5000000, fragments: 16777216 }
 api: { socket: /run/a/../b.sock, group: adm }
 metrics: { listen: "[2001:db8::1]:9464" }

@@ -118,6 +118,7 @@ func planeOptions(c config.Config, seed [16]byte) dataplane.Options {
 		GUEPort:     c.Encapsulation.GUEPort,
 		GUEChecksum: c.Encapsulation.GUEChecksum,
 		ICMPRate:    c.ICMPRate,
+		Screening:   c.Screening,
 	}
 }
 

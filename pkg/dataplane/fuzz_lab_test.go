@@ -206,11 +206,12 @@ const unlimited = 1_000_000_000
 // nothing does it, and with all that it may be told.
 func fuzzOptions() []Options {
 	return []Options{
-		{Seed: testSeed(), ICMPRate: 1000},
+		{Seed: testSeed(), ICMPRate: 1000, Screening: true},
 		{
-			Seed: testSeed(), ICMPRate: unlimited, GUEPort: 7000, GUEChecksum: true,
+			Seed: testSeed(), Screening: true, ICMPRate: unlimited, GUEPort: 7000, GUEChecksum: true,
 			SourceIPv4: netip.MustParsePrefix("10.9.0.0/18"), SourceIPv6: netip.MustParsePrefix("2001:db8:9::/64"),
 		},
+		testOptions(), // without screening
 	}
 }
 

@@ -313,12 +313,13 @@ func (o *oracle) judge(t trial, out outcome) (judgement, error) {
 		return j, fmt.Errorf("%s: the fuzzer has no rule for this reason: add one", j.reason)
 	}
 	e := o.meet(t)
-	if !rule.when(&e) {
+	if !rule.when(&e) || e.slipsThrough(j.reason) {
 		return j, fmt.Errorf("%s, for no reason: %s", j.reason, e.describe())
 	}
 	if e.served() && j.reason != "drop_fragment_early" && j.reason != "pass_not_vip" {
 		j.vips, j.one = e.vips, model.Counters{Packets: 1, Bytes: uint64(e.length())}
-		if e.opens() {
+		// What is screened is not looked into.
+		if e.opens() && (e.screened() != j.reason || e.isSYN()) {
 			j.one.Connections = 1
 		}
 	}

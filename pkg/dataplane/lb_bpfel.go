@@ -163,16 +163,19 @@ const (
 	lbReasonREDIRECT_FORWARDED     lbReason = 7
 	lbReasonDROP_TRUNCATED         lbReason = 8
 	lbReasonDROP_MALFORMED         lbReason = 9
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 10
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 11
-	lbReasonDROP_ICMP_ERROR        lbReason = 12
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 13
-	lbReasonDROP_NO_BACKEND        lbReason = 14
-	lbReasonDROP_UNRESOLVED        lbReason = 15
-	lbReasonDROP_TOO_BIG           lbReason = 16
-	lbReasonDROP_NO_HEADROOM       lbReason = 17
-	lbReasonDROP_INTERNAL          lbReason = 18
-	lbReasonREASONS                lbReason = 19
+	lbReasonDROP_TCP_FLAGS         lbReason = 10
+	lbReasonDROP_LAND              lbReason = 11
+	lbReasonDROP_BOGUS_SOURCE      lbReason = 12
+	lbReasonDROP_EXTENSION_HEADERS lbReason = 13
+	lbReasonDROP_FRAGMENT_EARLY    lbReason = 14
+	lbReasonDROP_ICMP_ERROR        lbReason = 15
+	lbReasonDROP_TTL_EXCEEDED      lbReason = 16
+	lbReasonDROP_NO_BACKEND        lbReason = 17
+	lbReasonDROP_UNRESOLVED        lbReason = 18
+	lbReasonDROP_TOO_BIG           lbReason = 19
+	lbReasonDROP_NO_HEADROOM       lbReason = 20
+	lbReasonDROP_INTERNAL          lbReason = 21
+	lbReasonREASONS                lbReason = 22
 )
 
 type lbServerId struct {
@@ -279,6 +282,7 @@ const (
 	lbVarGuePort         = "gue_port"
 	lbVarHashSeed        = "hash_seed"
 	lbVarIcmpCost        = "icmp_cost"
+	lbVarScreening       = "screening"
 	lbVarSpreadIpv4      = "spread_ipv4"
 	lbVarSpreadIpv6      = "spread_ipv6"
 	lbVarVocabulary      = "vocabulary"
@@ -364,6 +368,7 @@ type lbVariableSpecs struct {
 	GuePort      *ebpf.VariableSpec `ebpf:"gue_port"`
 	HashSeed     *ebpf.VariableSpec `ebpf:"hash_seed"`
 	IcmpCost     *ebpf.VariableSpec `ebpf:"icmp_cost"`
+	Screening    *ebpf.VariableSpec `ebpf:"screening"`
 	SpreadIpv4   *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6   *ebpf.VariableSpec `ebpf:"spread_ipv6"`
 	Vocabulary   *ebpf.VariableSpec `ebpf:"vocabulary"`
@@ -442,6 +447,7 @@ type lbVariables struct {
 	GuePort      *ebpf.Variable `ebpf:"gue_port"`
 	HashSeed     *ebpf.Variable `ebpf:"hash_seed"`
 	IcmpCost     *ebpf.Variable `ebpf:"icmp_cost"`
+	Screening    *ebpf.Variable `ebpf:"screening"`
 	SpreadIpv4   *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6   *ebpf.Variable `ebpf:"spread_ipv6"`
 	Vocabulary   *ebpf.Variable `ebpf:"vocabulary"`

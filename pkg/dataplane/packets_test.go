@@ -40,7 +40,10 @@ func TestPackets(t *testing.T) {
 
 // withoutRow are the reasons that no row can have, with the test that reaches each.
 func withoutRow() map[string]func(*testing.T) {
-	return map[string]func(*testing.T){"drop_internal": TestContradictionsAreCounted}
+	return map[string]func(*testing.T){
+		"drop_internal":  TestContradictionsAreCounted,
+		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
+	}
 }
 
 // TestEveryReasonHasARow: no way out of the program that nothing has taken.

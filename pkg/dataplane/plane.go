@@ -47,6 +47,8 @@ type Options struct {
 	GUEChecksum bool
 	// ICMPRate is how many ICMP errors each CPU answers in a second; 0: none.
 	ICMPRate uint32
+	// Screening drops packets for a VIP that no host sends; see bpf/screen.h.
+	Screening bool
 }
 
 // DefaultGUEPort is the port of GUE at IANA.
@@ -278,6 +280,7 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarGuePort:      bits.ReverseBytes16(port),
 		lbVarGueChecksum:  options.GUEChecksum,
 		lbVarIcmpCost:     cost,
+		lbVarScreening:    options.Screening,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s: %w", name, err)

@@ -42,9 +42,10 @@ func objects() []object {
 			"gue_port":      {uint16(0xc017)}, // 6080 on the wire
 			"hash_seed":     {[2]uint64{0x0123456789abcdef, 0xfedcba9876543210}},
 			"icmp_cost":     {uint64(0), uint64(1_000_000)}, // none, and 1000 a second
-			"spread_ipv4":   {uint16(0), uint16(0xff00)},    // /32 and /24
-			"spread_ipv6":   {uint16(0), uint16(0xffff)},    // /128 and /112
-			"vocabulary":    nil,                            // nothing that the program reads
+			"screening":     {false, true},
+			"spread_ipv4":   {uint16(0), uint16(0xff00)}, // /32 and /24
+			"spread_ipv6":   {uint16(0), uint16(0xffff)}, // /128 and /112
+			"vocabulary":    nil,                         // nothing that the program reads
 		}},
 		{"../../pkg/backend/decap_bpfel.o", constants{
 			"gue_port":   {uint16(0), uint16(0xc017)},

@@ -56,7 +56,10 @@ enum {
 	IPV6_PORTS = sizeof(struct ethhdr) + sizeof(struct ipv6hdr),
 };
 
-/* The low half of the product is another one for each flow, and so is its source address. */
+/*
+ * The low half of the product is another one for each flow, and so are source address
+ * and port. IPv4 sources are from 128.0.0.0/2, where all are addresses of hosts.
+ */
 step void write_flow(void *to, u64 flow)
 {
 	u64 spread = flow * 0x6a09e667f3bcc909ULL;
@@ -70,7 +73,7 @@ step void write_flow(void *to, u64 flow)
 		*(u64 *)(to + IPV6_DESTINATION_END) = address;
 		*(u32 *)(to + IPV6_PORTS) = ports;
 	} else {
-		*(u64 *)(to + IPV4_ADDRESSES) = address | source;
+		*(u64 *)(to + IPV4_ADDRESSES) = address | (source & ~0xc0u) | 0x80;
 		*(u32 *)(to + IPV4_PORTS) = ports;
 	}
 }
