@@ -23,7 +23,7 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 {
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
-	enum reason reason = guard(ctx, pkt, vip->vip);
+	enum reason reason = guard(ctx, pkt, vip->vip, vip->flags);
 
 	if (reason != TX_FORWARDED)
 		return reason;
@@ -90,6 +90,14 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 	return reason;
 }
 
+/* What becomes of a packet of a flow that is no VIP's, perhaps to a VIP's address. */
+step enum reason leave_to_kernel(struct xdp_md *ctx, const struct packet *pkt)
+{
+	enum reason reason = guard_address(ctx, pkt);
+
+	return reason == TX_FORWARDED ? PASS_NOT_VIP : reason;
+}
+
 /* What becomes of a packet that is about no flow: its address decides whether it is ours. */
 step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parsed parsed)
 {
@@ -106,6 +114,9 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 			return PASS_NOT_VIP;
 		reason = screen(ctx, pkt);
 		if (reason)
+			return reason;
+		reason = guard_address(ctx, pkt);
+		if (reason != TX_FORWARDED)
 			return reason;
 		return answer_echo(ctx, pkt->l3, pkt->l4, pkt->ipv6);
 	case PARSED_TRUNCATED:
@@ -127,7 +138,7 @@ step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct r
 		return PASS_NOT_VIP;
 	reason = follow_fragments(pkt, route);
 	if (reason == TX_FORWARDED)
-		return guard(ctx, pkt, route->vip);
+		return guard(ctx, pkt, route->vip, VIP_GUARDED);
 	if (reason != PASS_NOT_IP)
 		return reason;
 	if (!may_be_flow(pkt))
@@ -159,7 +170,7 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 		return route_to(ctx, pkt, vip, route);
 	if (pkt->fragment && !pkt->quoted && for_vip_address(pkt))
 		pass_together(pkt);
-	return PASS_NOT_VIP;
+	return leave_to_kernel(ctx, pkt);
 }
 
 /* Fragments and ICMP errors: the whole path again. */
@@ -200,7 +211,7 @@ step enum reason decide(struct xdp_md *ctx)
 		return refuse(ctx, &pkt, parsed);
 	vip = find_vip(&pkt);
 	if (!vip)
-		return PASS_NOT_VIP;
+		return leave_to_kernel(ctx, &pkt);
 	reason = route_to(ctx, &pkt, vip, &route);
 	return reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason;
 }

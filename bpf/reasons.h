@@ -27,6 +27,8 @@ enum reason {
 	DROP_TCP_FLAGS,         /* a combination of TCP flags that no host sends */
 	DROP_LAND,              /* its source is its destination */
 	DROP_BOGUS_SOURCE,      /* its source is an address that no packet may come from */
+	DROP_DENIED,            /* its source is on a list of those that are denied */
+	DROP_NOT_ALLOWED,       /* its source is not on the list of those that are allowed */
 	DROP_EXTENSION_HEADERS, /* more IPv6 extension headers than we follow */
 	DROP_FRAGMENT_EARLY,    /* a fragment whose first one has not come */
 	DROP_ICMP_ERROR,        /* an ICMP error that does not tell which flow it is about */

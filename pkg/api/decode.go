@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"time"
@@ -53,8 +54,23 @@ func parseHealth(s string) (model.Health, error) {
 
 func decodeState(r *steelyardv1.GetResponse) (model.State, uint64, error) {
 	d := &decoder{}
-	s := model.State{VIPs: list(r.Vips, d.vip), Pools: list(r.Pools, d.pool)}
+	s := model.State{
+		VIPs: list(r.Vips, d.vip), Pools: list(r.Pools, d.pool), SourceLists: list(r.SourceLists, d.sourceList),
+		Sources: model.NodeSources{
+			Sources: model.Sources{Deny: r.GetSources().GetDeny(), Allow: r.GetSources().GetAllow()}, Bogus: r.GetSources().GetBogus(),
+		},
+	}
 	return s, r.Revision, d.err
+}
+
+func (d *decoder) sourceList(l *steelyardv1.SourceList) model.SourceList {
+	decoded := model.SourceList{Name: l.GetName(), IPv4: int(l.GetIpv4Prefixes()), IPv6: int(l.GetIpv6Prefixes())}
+	digest, err := hex.DecodeString(l.GetDigest())
+	if err == nil && copy(decoded.Digest[:], digest) != len(decoded.Digest) {
+		err = fmt.Errorf("digest %q", l.GetDigest())
+	}
+	d.fail(err)
+	return decoded
 }
 
 func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
@@ -69,6 +85,7 @@ func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 			IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", v.GetAffinity().GetIpv6Prefix()),
 		},
 		Fragments: decodeWord(d, v.GetFragments(), model.ParseFragmentPolicy), MSS: decodeNumber[uint16](d, "MSS", v.GetMss()), QUIC: v.GetQuic(),
+		Sources: model.Sources{Deny: v.GetDeny(), Allow: v.GetAllow()},
 	}
 }
 
@@ -127,7 +144,7 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 			return model.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
 		}),
 		VIPs: list(r.Vips, func(v *steelyardv1.VIPStatus) model.VIPStatus {
-			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Counters: decodeCounters(v.Counters)}
+			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Dropped: list(v.Dropped, decodeReason), Counters: decodeCounters(v.Counters)}
 		}),
 		Pools: list(r.Pools, func(p *steelyardv1.PoolStatus) model.PoolStatus {
 			return model.PoolStatus{
@@ -135,9 +152,7 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 				SlotsInFlux: p.SlotsInFlux, Backends: list(p.Backends, d.backendStatus),
 			}
 		}),
-		Reasons: list(r.Reasons, func(r *steelyardv1.Reason) model.Reason {
-			return model.Reason{Name: r.Name, Packets: r.Packets}
-		}),
+		Reasons: list(r.Reasons, decodeReason),
 		Maps: list(r.Maps, func(m *steelyardv1.MapUse) model.MapUse {
 			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
@@ -153,6 +168,10 @@ func decodeFlows(f *steelyardv1.FlowTable) model.FlowTable {
 		Remembered: f.GetRemembered(), Evicted: f.GetEvicted(),
 		EvictedConnections: f.GetEvictedConnections(), Unremembered: f.GetUnremembered(),
 	}
+}
+
+func decodeReason(r *steelyardv1.Reason) model.Reason {
+	return model.Reason{Name: r.GetName(), Packets: r.GetPackets()}
 }
 
 func decodeCounters(c *steelyardv1.Counters) model.Counters {

@@ -88,6 +88,14 @@ func set[T any](dst, given *T) {
 	}
 }
 
+// setList stores the name of a source list, or that there is none.
+func setList(dst, given *string) {
+	set(dst, given)
+	if *dst == model.NoSourceList {
+		*dst = ""
+	}
+}
+
 func setDuration(dst *time.Duration, given *int64) {
 	if given != nil {
 		*dst = time.Duration(*given)
@@ -98,6 +106,8 @@ func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 	at := field(fmt.Sprintf("VIP %q", v.Name))
 	set(&v.Pool, fields.Pool)
 	set(&v.QUIC, fields.Quic)
+	setList(&v.Sources.Deny, fields.Deny)
+	setList(&v.Sources.Allow, fields.Allow)
 	setDuration(&v.IdleTimeout, fields.IdleTimeoutNanoseconds)
 	return errors.Join(
 		setEndpoints(at, v, fields),

@@ -25,6 +25,7 @@ type vipFlags struct {
 	affinity, fragments            string
 	ipv4Prefix, ipv6Prefix, mss    uint32
 	quic                           bool
+	sources                        sourceFlags
 }
 
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
@@ -50,6 +51,7 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 		completeFlag(cmd, free)
 	}
 	a.completeFlagFrom(cmd, "pool", completePools)
+	f.sources.register(a, cmd)
 }
 
 func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPFields {
@@ -68,6 +70,9 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Fragments:          given(cmd, "fragments", f.fragments),
 		Mss:                given(cmd, "mss", f.mss),
 		Quic:               given(cmd, "quic", f.quic),
+
+		Deny:  given(cmd, "deny", f.sources.deny),
+		Allow: given(cmd, "allow", f.sources.allow),
 	}
 }
 
@@ -278,6 +283,7 @@ func newVIPShow(a *app) *cobra.Command {
 			printVIPs(w, []model.VIPStatus{v})
 			fmt.Fprintln(w)
 			properties(w, vipProperties(&v.VIP)...)
+			printReasons(w, v.Dropped)
 			fmt.Fprintln(w)
 			a.printBackends(w, *pool)
 		})
@@ -299,6 +305,12 @@ func vipProperties(v *model.VIP) []string {
 		pairs = append(pairs, "MSS", fmt.Sprint(v.MSS))
 	default:
 		pairs = append(pairs, "MSS", "any")
+	}
+	if v.Sources.Deny != "" {
+		pairs = append(pairs, "deny", v.Sources.Deny)
+	}
+	if v.Sources.Allow != "" {
+		pairs = append(pairs, "allow", v.Sources.Allow)
 	}
 	return pairs
 }

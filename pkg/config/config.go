@@ -30,6 +30,8 @@ const (
 	MaxFlows     = 1 << 28
 	MinFragments = 1024
 	MaxFragments = 1 << 24
+
+	MaxSourceLists = 4096
 )
 
 // Bounds of encapsulation.
@@ -122,6 +124,8 @@ type Limits struct {
 	// Fragments is how many packets in fragments are followed at the same time, a
 	// power of two.
 	Fragments uint32
+	// SourceLists that VIPs use.
+	SourceLists uint32
 }
 
 // API is where the daemon serves its API.
@@ -150,7 +154,7 @@ func Default() Config {
 		Encapsulation: Encapsulation{GUEPort: 6080},
 		ICMPRate:      1000,
 		Screening:     true,
-		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14},
+		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14, SourceLists: 64},
 		API:           API{Socket: "/run/steelyard/api.sock"},
 		Metrics:       Metrics{Listen: "127.0.0.1:9464"},
 		Store:         "/var/lib/steelyard/state.db",
@@ -230,6 +234,8 @@ func (r *reader) config(root node, c *Config) {
 			"slots":     number(r, &c.Limits.Slots, MinSlots, MaxSlots),
 			"flows":     powerOfTwo(r, &c.Limits.Flows, MinFlows, MaxFlows),
 			"fragments": powerOfTwo(r, &c.Limits.Fragments, MinFragments, MaxFragments),
+
+			"source_lists": number(r, &c.Limits.SourceLists, 1, MaxSourceLists),
 		}),
 		"api": r.section(keys{
 			"socket": r.text(setSocket(&c.API.Socket)),

@@ -18,6 +18,9 @@ type BackendKey struct {
 type Counters struct {
 	VIPs     map[string]model.Counters
 	Backends map[BackendKey]model.Counters
+	// Dropped are the packets of each VIP that its guard dropped, by the reasons that it
+	// may have, in the order of Reasons.
+	Dropped map[string][]model.Reason
 	// Reasons are in the order in which the program declares them.
 	Reasons []model.Reason
 }
@@ -28,6 +31,7 @@ func (p *Plane) Counters() (Counters, error) {
 		VIPs:     make(map[string]model.Counters, len(p.applied.vips)),
 		Backends: map[BackendKey]model.Counters{},
 		Reasons:  make([]model.Reason, len(p.reasons)),
+		Dropped:  make(map[string][]model.Reason, len(p.applied.vips)),
 	}
 	for name, v := range p.applied.vips {
 		sum, err := readCounters(p.maps.VipCounters, v.id)
@@ -35,6 +39,9 @@ func (p *Plane) Counters() (Counters, error) {
 			return Counters{}, fmt.Errorf("counters of VIP %q: %w", name, err)
 		}
 		c.VIPs[name] = sum
+		if c.Dropped[name], err = p.readGuardCounters(v.id); err != nil {
+			return Counters{}, fmt.Errorf("guard of VIP %q: %w", name, err)
+		}
 	}
 	for name, at := range p.applied.places {
 		for id, owner := range at.owners {

@@ -112,9 +112,40 @@ const (
 	lbFragmentFlagFRAGMENT_PASSES lbFragmentFlag = 32
 )
 
+type lbGuard struct {
+	_        structs.HostLayout
+	Deny     uint16
+	Allow    uint16
+	DenyAll  uint16
+	AllowAll uint16
+	Bogus    uint16
+	Reserved [27]uint16
+}
+
+type lbGuardCounters struct {
+	_       structs.HostLayout
+	Dropped [5]uint64
+}
+
 type lbLedgerPage struct {
 	_    structs.HostLayout
 	Word [512]uint64
+}
+
+type lbListAnswer uint32
+
+const (
+	lbListAnswerLIST_OUT  lbListAnswer = 0
+	lbListAnswerLIST_IN   lbListAnswer = 1
+	lbListAnswerLIST_IPV4 lbListAnswer = 0
+	lbListAnswerLIST_IPV6 lbListAnswer = 1
+)
+
+type lbListNode struct {
+	_     structs.HostLayout
+	Below uint32
+	First uint16
+	Last  uint16
 }
 
 type lbMode uint32
@@ -166,16 +197,18 @@ const (
 	lbReasonDROP_TCP_FLAGS         lbReason = 10
 	lbReasonDROP_LAND              lbReason = 11
 	lbReasonDROP_BOGUS_SOURCE      lbReason = 12
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 13
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 14
-	lbReasonDROP_ICMP_ERROR        lbReason = 15
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 16
-	lbReasonDROP_NO_BACKEND        lbReason = 17
-	lbReasonDROP_UNRESOLVED        lbReason = 18
-	lbReasonDROP_TOO_BIG           lbReason = 19
-	lbReasonDROP_NO_HEADROOM       lbReason = 20
-	lbReasonDROP_INTERNAL          lbReason = 21
-	lbReasonREASONS                lbReason = 22
+	lbReasonDROP_DENIED            lbReason = 13
+	lbReasonDROP_NOT_ALLOWED       lbReason = 14
+	lbReasonDROP_EXTENSION_HEADERS lbReason = 15
+	lbReasonDROP_FRAGMENT_EARLY    lbReason = 16
+	lbReasonDROP_ICMP_ERROR        lbReason = 17
+	lbReasonDROP_TTL_EXCEEDED      lbReason = 18
+	lbReasonDROP_NO_BACKEND        lbReason = 19
+	lbReasonDROP_UNRESOLVED        lbReason = 20
+	lbReasonDROP_TOO_BIG           lbReason = 21
+	lbReasonDROP_NO_HEADROOM       lbReason = 22
+	lbReasonDROP_INTERNAL          lbReason = 23
+	lbReasonREASONS                lbReason = 24
 )
 
 type lbServerId struct {
@@ -220,6 +253,7 @@ const (
 	lbVipFlagVIP_CLAMPS_MSS       lbVipFlag = 64
 	lbVipFlagVIP_QUIC             lbVipFlag = 128
 	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
+	lbVipFlagVIP_GUARDED          lbVipFlag = 512
 )
 
 type lbVipTable struct {
@@ -228,7 +262,7 @@ type lbVipTable struct {
 	Base       uint32
 	Shift      uint32
 	Wide       uint32
-	Reserved   uint32
+	Guarded    uint32
 }
 
 type lbVipTerms struct {
@@ -250,6 +284,13 @@ type lbVocabulary struct {
 	FlowFlag     uint32
 	FragmentFlag uint32
 	FlowEvent    uint32
+	ListAnswer   uint32
+	ListNode     struct {
+		_     structs.HostLayout
+		Below uint32
+		First uint16
+		Last  uint16
+	}
 }
 
 // Names of all BPF objects in the ELF.
@@ -264,6 +305,8 @@ const (
 	lbMapFlowEvents      = "flow_events"
 	lbMapFlows           = "flows"
 	lbMapFragments       = "fragments"
+	lbMapGuardCounters   = "guard_counters"
+	lbMapGuards          = "guards"
 	lbMapLedger          = "ledger"
 	lbMapParts           = "parts"
 	lbMapPools           = "pools"
@@ -271,6 +314,7 @@ const (
 	lbMapReasons         = "reasons"
 	lbMapServerIds       = "server_ids"
 	lbMapSlots           = "slots"
+	lbMapSourceLists     = "source_lists"
 	lbMapTerms           = "terms"
 	lbMapVipCounters     = "vip_counters"
 	lbMapVips            = "vips"
@@ -346,6 +390,8 @@ type lbMapSpecs struct {
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	GuardCounters   *ebpf.MapSpec `ebpf:"guard_counters"`
+	Guards          *ebpf.MapSpec `ebpf:"guards"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
 	Parts           *ebpf.MapSpec `ebpf:"parts"`
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
@@ -353,6 +399,7 @@ type lbMapSpecs struct {
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
@@ -402,6 +449,8 @@ type lbMaps struct {
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
+	GuardCounters   *ebpf.Map `ebpf:"guard_counters"`
+	Guards          *ebpf.Map `ebpf:"guards"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
 	Parts           *ebpf.Map `ebpf:"parts"`
 	Pools           *ebpf.Map `ebpf:"pools"`
@@ -409,6 +458,7 @@ type lbMaps struct {
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	SourceLists     *ebpf.Map `ebpf:"source_lists"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
@@ -424,6 +474,8 @@ func (m *lbMaps) Close() error {
 		m.FlowEvents,
 		m.Flows,
 		m.Fragments,
+		m.GuardCounters,
+		m.Guards,
 		m.Ledger,
 		m.Parts,
 		m.Pools,
@@ -431,6 +483,7 @@ func (m *lbMaps) Close() error {
 		m.Reasons,
 		m.ServerIds,
 		m.Slots,
+		m.SourceLists,
 		m.Terms,
 		m.VipCounters,
 		m.Vips,

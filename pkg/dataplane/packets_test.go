@@ -43,6 +43,7 @@ func withoutRow() map[string]func(*testing.T) {
 	return map[string]func(*testing.T){
 		"drop_internal":  TestContradictionsAreCounted,
 		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
+		"drop_denied": TestGuard, "drop_not_allowed": TestGuard,
 	}
 }
 

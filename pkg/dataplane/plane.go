@@ -31,6 +31,8 @@ type Limits struct {
 	// Fragments are how many fragmented packets are remembered at once, rounded
 	// up to a power of two, 16 bytes each.
 	Fragments uint32
+	// SourceLists that VIPs use, 1 to 4096. They take memory when they are used.
+	SourceLists uint32
 }
 
 // Options are constants of the packet path.
@@ -88,6 +90,7 @@ type Plane struct {
 	ranges    memory[lbPortRange]
 	terms     memory[lbVipTerms]
 	fragments memory[lbFlowBucket]
+	guards    memory[lbGuard]
 
 	numbers numbers
 	applied applied
@@ -95,6 +98,7 @@ type Plane struct {
 	directory *directory
 	// serverIDs are what QUIC connection IDs may call backends, as the map has it.
 	serverIDs map[lbServerId]uint32
+	sources   sourceLists
 	// vipByID and placeByBackend find what the numbers in a flow stand for.
 	vipByID        map[uint32]*vip
 	placeByBackend []*place
@@ -168,6 +172,7 @@ func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 
 		directory: &directory{},
 		serverIDs: map[lbServerId]uint32{},
+		sources:   sourceLists{lists: map[string]sourceList{}, flags: spec.Maps[lbMapSourceLists].InnerMap.Flags},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
@@ -244,6 +249,9 @@ func (p *Plane) adoptPinned() error {
 	if err := p.adoptServerIDs(p.maps.ServerIds); err != nil {
 		return err
 	}
+	if err := p.adoptSourceLists(); err != nil {
+		return err
+	}
 	return p.adopt(l)
 }
 
@@ -257,6 +265,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
+		lbMapGuardCounters: m.GuardCounters, lbMapGuards: m.Guards, lbMapSourceLists: m.SourceLists,
 	}
 }
 
@@ -307,6 +316,9 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapPortRanges].MaxEntries = 2 * portRanges(limits)
 	spec.Maps[lbMapTerms].MaxEntries = 2 * limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapGuardCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapGuards].MaxEntries = limits.VIPs + 1
+	spec.Maps[lbMapSourceLists].MaxEntries = sourceListNumbers(limits)
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools
 	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
 	spec.Maps[lbMapServerIds].MaxEntries = serverIDsPerBackend * limits.Backends
@@ -363,6 +375,9 @@ func (p *Plane) mapMemories() error {
 	if p.fragments, err = mapMemory[lbFlowBucket](p.maps.Fragments); err != nil {
 		return err
 	}
+	if p.guards, err = mapMemory[lbGuard](p.maps.Guards); err != nil {
+		return err
+	}
 	p.ledger, err = mapMemory[lbLedgerPage](p.maps.Ledger)
 	return err
 }
@@ -373,7 +388,7 @@ func (p *Plane) Close() error {
 	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
-		p.ranges.close(), p.terms.close(), p.fragments.close(),
+		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
 		p.maps.Close())
 	errs = append(errs, p.program.Close(), p.part.Close())
 	errs = append(errs, closeMaps(p.former))

@@ -14,6 +14,8 @@ type vipTable struct {
 	shift      uint32
 	// wide: a VIP takes any port, or a range.
 	wide bool
+	// guarded: some address has a guard.
+	guarded bool
 }
 
 // bucketsPerEntry sizes the map. Of n keys in m buckets of two, a random hash puts
@@ -32,6 +34,9 @@ const (
 func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (*vipTable, error) {
 	t := &vipTable{}
 	for i := range entries {
+		if entries[i].Endpoint == endpointAddress && entries[i].Flags&uint16(lbVipFlagVIP_GUARDED) != 0 {
+			t.guarded = true
+		}
 		if e := entries[i].Endpoint; e != endpointAddress && e < endpointFragment && e&0xffff == 0 {
 			t.wide = true
 		}

@@ -123,7 +123,7 @@ func entriesOf(vips []model.VIP) []lbVipEntry {
 	for i, v := range vips {
 		numbered[fmt.Sprint(i)] = &vip{VIP: v, id: uint32(i + 1), place: &place{id: 3}}
 	}
-	return buildDirectory(numbered).entries
+	return buildDirectory(numbered, model.NodeSources{}, 0).entries
 }
 
 // find looks an entry up as the program does.

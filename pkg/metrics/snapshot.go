@@ -82,6 +82,7 @@ func (s snapshot) vips(e emitter) {
 	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", "vip")
 	flows := e.gauge("vip_flows", "Flows of a VIP that the flow table holds.", "vip")
 	influx := e.gauge("vip_in_flux", "1 while flows may be where the VIP's pool or affinity had them before.", "vip")
+	dropped := e.counter("vip_dropped_total", "Packets of a VIP that were dropped because no host sends such, or by its source lists.", "vip", "reason")
 	info := e.gauge("vip_info", "Always 1; what a VIP carries, how it is forwarded, and the pool that serves it.", "vip", "protocol", "mode", "pool")
 	endpoint := e.gauge("vip_endpoint_info", "Always 1; an address of a VIP and its ports there: a number, a range or any.", "vip", "address", "ports", "protocol")
 	for _, v := range s.status.VIPs {
@@ -91,6 +92,9 @@ func (s snapshot) vips(e emitter) {
 		available(number(v.Available), v.Name)
 		flows(float64(v.Flows), v.Name)
 		influx(number(v.InFlux), v.Name)
+		for _, r := range v.Dropped {
+			dropped(float64(r.Packets), v.Name, r.Name)
+		}
 		info(1, v.Name, v.Protocol.String(), v.Mode.String(), v.Pool)
 		for _, at := range v.Endpoints {
 			endpoint(1, v.Name, at.Address.String(), at.Ports.String(), v.Protocol.String())

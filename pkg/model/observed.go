@@ -72,6 +72,8 @@ type VIPStatus struct {
 	InFlux bool
 	// Flows that the flow table holds.
 	Flows uint64
+	// Dropped counts its packets that were screened or denied, in a fixed order.
+	Dropped []Reason
 	Counters
 }
 

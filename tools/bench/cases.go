@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"math/bits"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -39,6 +42,10 @@ type testCase struct {
 	tracking model.Tracking
 	inFlux   bool
 	affinity model.Affinity
+	// screens drops packets that no host sends; denied is how many addresses are on a
+	// list of those that the VIPs deny, none of which sends any packet.
+	screens bool
+	denied  int
 }
 
 const (
@@ -68,7 +75,12 @@ func cases() []testCase {
 	affine.name, affine.affinity.Scope = "tcp4 dsr-ipip affinity source", model.AffinitySource
 	foreign := testCase{affinity: model.DefaultAffinity(), name: "tcp4 not ours", protocol: model.TCP, mode: model.ModeDSRIPIP, vips: 1,
 		tracking: model.TrackingFlux, foreign: true, verdict: verdictPass, reason: "pass_not_vip", flows: []uint64{1, 1_000_000}}
-	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, gue, affine, foreign}
+	screened4, screened6, few, most := tcp4, tcp6, tcp4, tcp4
+	screened4.name, screened4.screens = "tcp4 dsr-ipip screened", true
+	screened6.name, screened6.screens = "tcp6 dsr-ipip screened", true
+	few.name, few.denied = "tcp4 dsr-ipip 1000 denied", 1000
+	most.name, most.denied = "tcp4 dsr-ipip 500000 denied", 500_000
+	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, gue, affine, foreign, screened4, screened6, few, most}
 }
 
 // host returns an address of the networks set aside for benchmarks: 198.18.0.0/15
@@ -99,6 +111,31 @@ func (c *testCase) destinations() uint32 {
 	return uint32(c.vips)
 }
 
+// denyList has addresses among those that packets come from, but none of these.
+func (c *testCase) denyList() (model.SourceList, error) {
+	sends := map[uint32]bool{}
+	for flow := range slices.Max(c.flows) {
+		sends[sourceIPv4(flow)] = true
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	prefixes := make([]netip.Prefix, 0, c.denied)
+	for len(prefixes) < c.denied {
+		source := random.Uint32()&^(1<<30) | 1<<31
+		if wire := bits.ReverseBytes32(source); !sends[wire] {
+			sends[wire] = true
+			prefixes = append(prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(source >> 24), byte(source >> 16), byte(source >> 8), byte(source)}), 32))
+		}
+	}
+	return model.NewSourceList("denied", prefixes)
+}
+
+// sourceIPv4 is the source address of a flow as it lies on the wire; write_flow() in
+// bench.bpf.c.
+func sourceIPv4(flow uint64) uint32 {
+	low := uint32(flow * 0x6a09e667f3bcc909)
+	return (low^low>>16)&^0xc0 | 0x80
+}
+
 // state is what the reconciler would give the data plane: one pool, all backends
 // healthy and reached through one interface.
 func (c *testCase) state(name string, link int) (forwarding.State, error) {
@@ -112,6 +149,13 @@ func (c *testCase) state(name string, link int) (forwarding.State, error) {
 			Source: [6]byte{2, 0, 0, 0, 1, 0}, Destination: [6]byte{2, 0, 0, 0, 1, byte(1 + i)}}
 	}
 	desired := model.State{Pools: []model.Pool{pool}}
+	if c.denied > 0 {
+		list, err := c.denyList()
+		if err != nil {
+			return forwarding.State{}, err
+		}
+		desired.SourceLists, desired.Sources.Deny = []model.SourceList{list}, list.Name
+	}
 	for i := range c.vips {
 		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i), Endpoints: []model.Endpoint{{Address: c.vip(i), Ports: model.Port(port)}},
 			Protocol: c.protocol, Mode: c.mode, Pool: pool.Name,

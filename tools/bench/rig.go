@@ -61,7 +61,7 @@ func programs() []program {
 func newRig(c testCase) (*rig, error) {
 	limits := dataplane.Limits(config.Default().Limits)
 	limits.Flows = max(limits.Flows, 4*uint32(slices.Max(c.flows)))
-	plane, err := dataplane.Load(limits, dataplane.Options{Seed: seed()})
+	plane, err := dataplane.Load(limits, dataplane.Options{Seed: seed(), Screening: c.screens})
 	if err != nil {
 		return nil, err
 	}

@@ -74,9 +74,13 @@ func (*GetRequest) Descriptor() ([]byte, []int) {
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Every change makes a new revision. 0: nothing was ever changed.
-	Revision      uint64  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Vips          []*VIP  `protobuf:"bytes,2,rep,name=vips,proto3" json:"vips,omitempty"`
-	Pools         []*Pool `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
+	Revision uint64  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Vips     []*VIP  `protobuf:"bytes,2,rep,name=vips,proto3" json:"vips,omitempty"`
+	Pools    []*Pool `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
+	// Without what is on them.
+	SourceLists []*SourceList `protobuf:"bytes,10,rep,name=source_lists,json=sourceLists,proto3" json:"source_lists,omitempty"`
+	// The source lists that hold for all VIPs.
+	Sources       *NodeSources `protobuf:"bytes,11,opt,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +136,242 @@ func (x *GetResponse) GetPools() []*Pool {
 	return nil
 }
 
+func (x *GetResponse) GetSourceLists() []*SourceList {
+	if x != nil {
+		return x.SourceLists
+	}
+	return nil
+}
+
+func (x *GetResponse) GetSources() *NodeSources {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+type GetSourceListRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSourceListRequest) Reset() {
+	*x = GetSourceListRequest{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSourceListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSourceListRequest) ProtoMessage() {}
+
+func (x *GetSourceListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSourceListRequest.ProtoReflect.Descriptor instead.
+func (*GetSourceListRequest) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetSourceListRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetSourceListResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in SetSourceList, sorted.
+	Prefixes      []string `protobuf:"bytes,1,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSourceListResponse) Reset() {
+	*x = GetSourceListResponse{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSourceListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSourceListResponse) ProtoMessage() {}
+
+func (x *GetSourceListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSourceListResponse.ProtoReflect.Descriptor instead.
+func (*GetSourceListResponse) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetSourceListResponse) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// A named list of prefixes of source addresses.
+type SourceList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 of what is on it, in hexadecimal digits.
+	Digest        string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Ipv4Prefixes  uint32 `protobuf:"varint,3,opt,name=ipv4_prefixes,json=ipv4Prefixes,proto3" json:"ipv4_prefixes,omitempty"`
+	Ipv6Prefixes  uint32 `protobuf:"varint,4,opt,name=ipv6_prefixes,json=ipv6Prefixes,proto3" json:"ipv6_prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceList) Reset() {
+	*x = SourceList{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceList) ProtoMessage() {}
+
+func (x *SourceList) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceList.ProtoReflect.Descriptor instead.
+func (*SourceList) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SourceList) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SourceList) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *SourceList) GetIpv4Prefixes() uint32 {
+	if x != nil {
+		return x.Ipv4Prefixes
+	}
+	return 0
+}
+
+func (x *SourceList) GetIpv6Prefixes() uint32 {
+	if x != nil {
+		return x.Ipv6Prefixes
+	}
+	return 0
+}
+
+// Names of source lists, empty for none. Who is denied is dropped; where there is a
+// list of who is allowed, all others are, too.
+type NodeSources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Deny  string                 `protobuf:"bytes,1,opt,name=deny,proto3" json:"deny,omitempty"`
+	Allow string                 `protobuf:"bytes,2,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What no packet may come from.
+	Bogus         string `protobuf:"bytes,3,opt,name=bogus,proto3" json:"bogus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSources) Reset() {
+	*x = NodeSources{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSources) ProtoMessage() {}
+
+func (x *NodeSources) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSources.ProtoReflect.Descriptor instead.
+func (*NodeSources) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *NodeSources) GetDeny() string {
+	if x != nil {
+		return x.Deny
+	}
+	return ""
+}
+
+func (x *NodeSources) GetAllow() string {
+	if x != nil {
+		return x.Allow
+	}
+	return ""
+}
+
+func (x *NodeSources) GetBogus() string {
+	if x != nil {
+		return x.Bogus
+	}
+	return ""
+}
+
 type VIP struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -152,14 +392,17 @@ type VIP struct {
 	// bytes; 0: whatever they say.
 	Mss uint32 `protobuf:"varint,12,opt,name=mss,proto3" json:"mss,omitempty"`
 	// UDP carries QUIC.
-	Quic          bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	Quic bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	// Names of source lists, as in NodeSources.
+	Deny          string `protobuf:"bytes,30,opt,name=deny,proto3" json:"deny,omitempty"`
+	Allow         string `protobuf:"bytes,31,opt,name=allow,proto3" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VIP) Reset() {
 	*x = VIP{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -171,7 +414,7 @@ func (x *VIP) String() string {
 func (*VIP) ProtoMessage() {}
 
 func (x *VIP) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -184,7 +427,7 @@ func (x *VIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIP.ProtoReflect.Descriptor instead.
 func (*VIP) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{2}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VIP) GetName() string {
@@ -264,6 +507,20 @@ func (x *VIP) GetQuic() bool {
 	return false
 }
 
+func (x *VIP) GetDeny() string {
+	if x != nil {
+		return x.Deny
+	}
+	return ""
+}
+
+func (x *VIP) GetAllow() string {
+	if x != nil {
+		return x.Allow
+	}
+	return ""
+}
+
 // An address and ports on it. A single port takes precedence over a range, and
 // that over any port.
 type Endpoint struct {
@@ -279,7 +536,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +548,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +561,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{3}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -343,7 +600,7 @@ type Affinity struct {
 
 func (x *Affinity) Reset() {
 	*x = Affinity{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +612,7 @@ func (x *Affinity) String() string {
 func (*Affinity) ProtoMessage() {}
 
 func (x *Affinity) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +625,7 @@ func (x *Affinity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Affinity.ProtoReflect.Descriptor instead.
 func (*Affinity) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{4}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Affinity) GetScope() string {
@@ -410,7 +667,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +679,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +692,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{5}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Pool) GetName() string {
@@ -506,7 +763,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +775,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +788,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{6}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Backend) GetAddress() string {
@@ -591,7 +848,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +860,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +873,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{7}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Drain) GetSinceUnixNanoseconds() int64 {
@@ -668,7 +925,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +937,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +950,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{8}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Check) GetName() string {
@@ -802,7 +1059,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1071,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1084,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{9}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChangeRequest) GetExpectedRevision() uint64 {
@@ -863,7 +1120,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1132,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1145,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{10}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ChangeResponse) GetRevision() uint64 {
@@ -916,7 +1173,7 @@ type BackendName struct {
 
 func (x *BackendName) Reset() {
 	*x = BackendName{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1185,7 @@ func (x *BackendName) String() string {
 func (*BackendName) ProtoMessage() {}
 
 func (x *BackendName) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1198,7 @@ func (x *BackendName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendName.ProtoReflect.Descriptor instead.
 func (*BackendName) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{11}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BackendName) GetPool() string {
@@ -982,6 +1239,9 @@ type Mutation struct {
 	//	*Mutation_SetCheck
 	//	*Mutation_RemoveCheck
 	//	*Mutation_DrainBackend
+	//	*Mutation_SetSourceList
+	//	*Mutation_RemoveSourceList
+	//	*Mutation_SetSources
 	Mutation      isMutation_Mutation `protobuf_oneof:"mutation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -989,7 +1249,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1261,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1274,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{12}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Mutation) GetMutation() isMutation_Mutation {
@@ -1141,6 +1401,33 @@ func (x *Mutation) GetDrainBackend() *DrainBackend {
 	return nil
 }
 
+func (x *Mutation) GetSetSourceList() *SetSourceList {
+	if x != nil {
+		if x, ok := x.Mutation.(*Mutation_SetSourceList); ok {
+			return x.SetSourceList
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetRemoveSourceList() string {
+	if x != nil {
+		if x, ok := x.Mutation.(*Mutation_RemoveSourceList); ok {
+			return x.RemoveSourceList
+		}
+	}
+	return ""
+}
+
+func (x *Mutation) GetSetSources() *NodeSourcesFields {
+	if x != nil {
+		if x, ok := x.Mutation.(*Mutation_SetSources); ok {
+			return x.SetSources
+		}
+	}
+	return nil
+}
+
 type isMutation_Mutation interface {
 	isMutation_Mutation()
 }
@@ -1198,6 +1485,19 @@ type Mutation_DrainBackend struct {
 	DrainBackend *DrainBackend `protobuf:"bytes,13,opt,name=drain_backend,json=drainBackend,proto3,oneof"`
 }
 
+type Mutation_SetSourceList struct {
+	SetSourceList *SetSourceList `protobuf:"bytes,30,opt,name=set_source_list,json=setSourceList,proto3,oneof"`
+}
+
+type Mutation_RemoveSourceList struct {
+	// Refused while something names it.
+	RemoveSourceList string `protobuf:"bytes,31,opt,name=remove_source_list,json=removeSourceList,proto3,oneof"`
+}
+
+type Mutation_SetSources struct {
+	SetSources *NodeSourcesFields `protobuf:"bytes,32,opt,name=set_sources,json=setSources,proto3,oneof"`
+}
+
 func (*Mutation_AddVip) isMutation_Mutation() {}
 
 func (*Mutation_SetVip) isMutation_Mutation() {}
@@ -1223,6 +1523,12 @@ func (*Mutation_SetCheck) isMutation_Mutation() {}
 func (*Mutation_RemoveCheck) isMutation_Mutation() {}
 
 func (*Mutation_DrainBackend) isMutation_Mutation() {}
+
+func (*Mutation_SetSourceList) isMutation_Mutation() {}
+
+func (*Mutation_RemoveSourceList) isMutation_Mutation() {}
+
+func (*Mutation_SetSources) isMutation_Mutation() {}
 
 type VIPFields struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1253,14 +1559,17 @@ type VIPFields struct {
 	// 0 by default.
 	Mss *uint32 `protobuf:"varint,14,opt,name=mss,proto3,oneof" json:"mss,omitempty"`
 	// False by default. A set leaves the tracking as it is.
-	Quic          *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
+	Quic *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
+	// Names of source lists; "none" takes one away. None by default.
+	Deny          *string `protobuf:"bytes,30,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
+	Allow         *string `protobuf:"bytes,31,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VIPFields) Reset() {
 	*x = VIPFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1581,7 @@ func (x *VIPFields) String() string {
 func (*VIPFields) ProtoMessage() {}
 
 func (x *VIPFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1594,7 @@ func (x *VIPFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPFields.ProtoReflect.Descriptor instead.
 func (*VIPFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{13}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VIPFields) GetName() string {
@@ -1393,6 +1702,136 @@ func (x *VIPFields) GetQuic() bool {
 	return false
 }
 
+func (x *VIPFields) GetDeny() string {
+	if x != nil && x.Deny != nil {
+		return *x.Deny
+	}
+	return ""
+}
+
+func (x *VIPFields) GetAllow() string {
+	if x != nil && x.Allow != nil {
+		return *x.Allow
+	}
+	return ""
+}
+
+// SetSourceList makes a source list, or replaces all that is on one, in one step: no
+// packet meets half of it.
+type SetSourceList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Prefixes, or addresses for such of full length: "192.0.2.0/24", "2001:db8::1".
+	Prefixes      []string `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSourceList) Reset() {
+	*x = SetSourceList{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSourceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSourceList) ProtoMessage() {}
+
+func (x *SetSourceList) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSourceList.ProtoReflect.Descriptor instead.
+func (*SetSourceList) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SetSourceList) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetSourceList) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// As in NodeSources; "none" takes one away.
+type NodeSourcesFields struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deny          *string                `protobuf:"bytes,1,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
+	Allow         *string                `protobuf:"bytes,2,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
+	Bogus         *string                `protobuf:"bytes,3,opt,name=bogus,proto3,oneof" json:"bogus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSourcesFields) Reset() {
+	*x = NodeSourcesFields{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSourcesFields) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSourcesFields) ProtoMessage() {}
+
+func (x *NodeSourcesFields) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSourcesFields.ProtoReflect.Descriptor instead.
+func (*NodeSourcesFields) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NodeSourcesFields) GetDeny() string {
+	if x != nil && x.Deny != nil {
+		return *x.Deny
+	}
+	return ""
+}
+
+func (x *NodeSourcesFields) GetAllow() string {
+	if x != nil && x.Allow != nil {
+		return *x.Allow
+	}
+	return ""
+}
+
+func (x *NodeSourcesFields) GetBogus() string {
+	if x != nil && x.Bogus != nil {
+		return *x.Bogus
+	}
+	return ""
+}
+
 type PoolFields struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1410,7 +1849,7 @@ type PoolFields struct {
 
 func (x *PoolFields) Reset() {
 	*x = PoolFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1861,7 @@ func (x *PoolFields) String() string {
 func (*PoolFields) ProtoMessage() {}
 
 func (x *PoolFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1874,7 @@ func (x *PoolFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolFields.ProtoReflect.Descriptor instead.
 func (*PoolFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{14}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PoolFields) GetName() string {
@@ -1490,7 +1929,7 @@ type BackendFields struct {
 
 func (x *BackendFields) Reset() {
 	*x = BackendFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1941,7 @@ func (x *BackendFields) String() string {
 func (*BackendFields) ProtoMessage() {}
 
 func (x *BackendFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1954,7 @@ func (x *BackendFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendFields.ProtoReflect.Descriptor instead.
 func (*BackendFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{15}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BackendFields) GetAddress() string {
@@ -1563,7 +2002,7 @@ type ServerIDs struct {
 
 func (x *ServerIDs) Reset() {
 	*x = ServerIDs{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +2014,7 @@ func (x *ServerIDs) String() string {
 func (*ServerIDs) ProtoMessage() {}
 
 func (x *ServerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +2027,7 @@ func (x *ServerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerIDs.ProtoReflect.Descriptor instead.
 func (*ServerIDs) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{16}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ServerIDs) GetIds() []string {
@@ -1628,7 +2067,7 @@ type CheckFields struct {
 
 func (x *CheckFields) Reset() {
 	*x = CheckFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2079,7 @@ func (x *CheckFields) String() string {
 func (*CheckFields) ProtoMessage() {}
 
 func (x *CheckFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2092,7 @@ func (x *CheckFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFields.ProtoReflect.Descriptor instead.
 func (*CheckFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{17}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckFields) GetName() string {
@@ -1765,7 +2204,7 @@ type AddVIP struct {
 
 func (x *AddVIP) Reset() {
 	*x = AddVIP{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +2216,7 @@ func (x *AddVIP) String() string {
 func (*AddVIP) ProtoMessage() {}
 
 func (x *AddVIP) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +2229,7 @@ func (x *AddVIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVIP.ProtoReflect.Descriptor instead.
 func (*AddVIP) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{18}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AddVIP) GetVip() *VIPFields {
@@ -1833,7 +2272,7 @@ type AddPool struct {
 
 func (x *AddPool) Reset() {
 	*x = AddPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2284,7 @@ func (x *AddPool) String() string {
 func (*AddPool) ProtoMessage() {}
 
 func (x *AddPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2297,7 @@ func (x *AddPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPool.ProtoReflect.Descriptor instead.
 func (*AddPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{19}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AddPool) GetPool() *PoolFields {
@@ -1892,7 +2331,7 @@ type BackendInPool struct {
 
 func (x *BackendInPool) Reset() {
 	*x = BackendInPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1904,7 +2343,7 @@ func (x *BackendInPool) String() string {
 func (*BackendInPool) ProtoMessage() {}
 
 func (x *BackendInPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1917,7 +2356,7 @@ func (x *BackendInPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendInPool.ProtoReflect.Descriptor instead.
 func (*BackendInPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{20}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BackendInPool) GetPool() string {
@@ -1951,7 +2390,7 @@ type DrainBackend struct {
 
 func (x *DrainBackend) Reset() {
 	*x = DrainBackend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2402,7 @@ func (x *DrainBackend) String() string {
 func (*DrainBackend) ProtoMessage() {}
 
 func (x *DrainBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2415,7 @@ func (x *DrainBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBackend.ProtoReflect.Descriptor instead.
 func (*DrainBackend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{21}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DrainBackend) GetPool() string {
@@ -2024,7 +2463,7 @@ type RemoveBackend struct {
 
 func (x *RemoveBackend) Reset() {
 	*x = RemoveBackend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2475,7 @@ func (x *RemoveBackend) String() string {
 func (*RemoveBackend) ProtoMessage() {}
 
 func (x *RemoveBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2488,7 @@ func (x *RemoveBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBackend.ProtoReflect.Descriptor instead.
 func (*RemoveBackend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{22}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveBackend) GetPool() string {
@@ -2090,7 +2529,7 @@ type CheckInPool struct {
 
 func (x *CheckInPool) Reset() {
 	*x = CheckInPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2541,7 @@ func (x *CheckInPool) String() string {
 func (*CheckInPool) ProtoMessage() {}
 
 func (x *CheckInPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2554,7 @@ func (x *CheckInPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckInPool.ProtoReflect.Descriptor instead.
 func (*CheckInPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{23}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckInPool) GetPool() string {
@@ -2140,7 +2579,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2152,7 +2591,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2165,7 +2604,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{24}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{30}
 }
 
 type StatusResponse struct {
@@ -2190,7 +2629,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2641,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2654,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{25}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -2308,7 +2747,7 @@ type InterfaceStatus struct {
 
 func (x *InterfaceStatus) Reset() {
 	*x = InterfaceStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2759,7 @@ func (x *InterfaceStatus) String() string {
 func (*InterfaceStatus) ProtoMessage() {}
 
 func (x *InterfaceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2772,7 @@ func (x *InterfaceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceStatus.ProtoReflect.Descriptor instead.
 func (*InterfaceStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{26}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *InterfaceStatus) GetName() string {
@@ -2369,7 +2808,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2381,7 +2820,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2394,7 +2833,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{27}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Counters) GetPackets() uint64 {
@@ -2427,14 +2866,16 @@ type VIPStatus struct {
 	// Flows may be on the pool that the VIP had before.
 	InFlux bool `protobuf:"varint,4,opt,name=in_flux,json=inFlux,proto3" json:"in_flux,omitempty"`
 	// In the flow table.
-	Flows         uint64 `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
+	Flows uint64 `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
+	// Those of its packets that were screened, denied or over a limit.
+	Dropped       []*Reason `protobuf:"bytes,30,rep,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VIPStatus) Reset() {
 	*x = VIPStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2446,7 +2887,7 @@ func (x *VIPStatus) String() string {
 func (*VIPStatus) ProtoMessage() {}
 
 func (x *VIPStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2459,7 +2900,7 @@ func (x *VIPStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPStatus.ProtoReflect.Descriptor instead.
 func (*VIPStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{28}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VIPStatus) GetVip() *VIP {
@@ -2497,6 +2938,13 @@ func (x *VIPStatus) GetFlows() uint64 {
 	return 0
 }
 
+func (x *VIPStatus) GetDropped() []*Reason {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
 type PoolStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2511,7 +2959,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2971,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2984,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{29}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PoolStatus) GetName() string {
@@ -2596,7 +3044,7 @@ type BackendStatus struct {
 
 func (x *BackendStatus) Reset() {
 	*x = BackendStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +3056,7 @@ func (x *BackendStatus) String() string {
 func (*BackendStatus) ProtoMessage() {}
 
 func (x *BackendStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +3069,7 @@ func (x *BackendStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStatus.ProtoReflect.Descriptor instead.
 func (*BackendStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{30}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BackendStatus) GetBackend() *Backend {
@@ -2713,7 +3161,7 @@ type CheckStatus struct {
 
 func (x *CheckStatus) Reset() {
 	*x = CheckStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +3173,7 @@ func (x *CheckStatus) String() string {
 func (*CheckStatus) ProtoMessage() {}
 
 func (x *CheckStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +3186,7 @@ func (x *CheckStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStatus.ProtoReflect.Descriptor instead.
 func (*CheckStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{31}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CheckStatus) GetName() string {
@@ -2812,7 +3260,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +3272,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +3285,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{32}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NextHop) GetInterface() string {
@@ -2878,7 +3326,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2890,7 +3338,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2903,7 +3351,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{33}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Reason) GetName() string {
@@ -2934,7 +3382,7 @@ type MapUse struct {
 
 func (x *MapUse) Reset() {
 	*x = MapUse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3394,7 @@ func (x *MapUse) String() string {
 func (*MapUse) ProtoMessage() {}
 
 func (x *MapUse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3407,7 @@ func (x *MapUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapUse.ProtoReflect.Descriptor instead.
 func (*MapUse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{34}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MapUse) GetName() string {
@@ -3014,7 +3462,7 @@ type FlowTable struct {
 
 func (x *FlowTable) Reset() {
 	*x = FlowTable{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3474,7 @@ func (x *FlowTable) String() string {
 func (*FlowTable) ProtoMessage() {}
 
 func (x *FlowTable) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3487,7 @@ func (x *FlowTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTable.ProtoReflect.Descriptor instead.
 func (*FlowTable) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *FlowTable) GetLive() uint64 {
@@ -3118,11 +3566,28 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\n" +
 	"\x1bsteelyardv1/steelyard.proto\x12\fsteelyard.v1\"\f\n" +
 	"\n" +
-	"GetRequest\"z\n" +
+	"GetRequest\"\xec\x01\n" +
 	"\vGetResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12%\n" +
 	"\x04vips\x18\x02 \x03(\v2\x11.steelyard.v1.VIPR\x04vips\x12(\n" +
-	"\x05pools\x18\x03 \x03(\v2\x12.steelyard.v1.PoolR\x05pools\"\xfc\x02\n" +
+	"\x05pools\x18\x03 \x03(\v2\x12.steelyard.v1.PoolR\x05pools\x12;\n" +
+	"\fsource_lists\x18\n" +
+	" \x03(\v2\x18.steelyard.v1.SourceListR\vsourceLists\x123\n" +
+	"\asources\x18\v \x01(\v2\x19.steelyard.v1.NodeSourcesR\asources\"*\n" +
+	"\x14GetSourceListRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"3\n" +
+	"\x15GetSourceListResponse\x12\x1a\n" +
+	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"\x82\x01\n" +
+	"\n" +
+	"SourceList\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12#\n" +
+	"\ripv4_prefixes\x18\x03 \x01(\rR\fipv4Prefixes\x12#\n" +
+	"\ripv6_prefixes\x18\x04 \x01(\rR\fipv6Prefixes\"M\n" +
+	"\vNodeSources\x12\x12\n" +
+	"\x04deny\x18\x01 \x01(\tR\x04deny\x12\x14\n" +
+	"\x05allow\x18\x02 \x01(\tR\x05allow\x12\x14\n" +
+	"\x05bogus\x18\x03 \x01(\tR\x05bogus\"\xa6\x03\n" +
 	"\x03VIP\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12\x1a\n" +
@@ -3135,7 +3600,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	" \x01(\v2\x16.steelyard.v1.AffinityR\baffinity\x12\x1c\n" +
 	"\tfragments\x18\v \x01(\tR\tfragments\x12\x10\n" +
 	"\x03mss\x18\f \x01(\rR\x03mss\x12\x12\n" +
-	"\x04quic\x18\r \x01(\bR\x04quicJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"`\n" +
+	"\x04quic\x18\r \x01(\bR\x04quic\x12\x12\n" +
+	"\x04deny\x18\x1e \x01(\tR\x04deny\x12\x14\n" +
+	"\x05allow\x18\x1f \x01(\tR\x05allowJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"`\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
@@ -3193,7 +3660,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vBackendName\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xe7\x05\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xa2\a\n" +
 	"\bMutation\x12/\n" +
 	"\aadd_vip\x18\x01 \x01(\v2\x14.steelyard.v1.AddVIPH\x00R\x06addVip\x122\n" +
 	"\aset_vip\x18\x02 \x01(\v2\x17.steelyard.v1.VIPFieldsH\x00R\x06setVip\x12\x1f\n" +
@@ -3212,9 +3679,13 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	" \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\baddCheck\x128\n" +
 	"\tset_check\x18\v \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\bsetCheck\x12>\n" +
 	"\fremove_check\x18\f \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\vremoveCheck\x12A\n" +
-	"\rdrain_backend\x18\r \x01(\v2\x1a.steelyard.v1.DrainBackendH\x00R\fdrainBackendB\n" +
+	"\rdrain_backend\x18\r \x01(\v2\x1a.steelyard.v1.DrainBackendH\x00R\fdrainBackend\x12E\n" +
+	"\x0fset_source_list\x18\x1e \x01(\v2\x1b.steelyard.v1.SetSourceListH\x00R\rsetSourceList\x12.\n" +
+	"\x12remove_source_list\x18\x1f \x01(\tH\x00R\x10removeSourceList\x12B\n" +
+	"\vset_sources\x18  \x01(\v2\x1f.steelyard.v1.NodeSourcesFieldsH\x00R\n" +
+	"setSourcesB\n" +
 	"\n" +
-	"\bmutation\"\xac\x06\n" +
+	"\bmutation\"\xf3\x06\n" +
 	"\tVIPFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12;\n" +
@@ -3232,7 +3703,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\tfragments\x18\r \x01(\tH\bR\tfragments\x88\x01\x01\x12\x15\n" +
 	"\x03mss\x18\x0e \x01(\rH\tR\x03mss\x88\x01\x01\x12\x17\n" +
 	"\x04quic\x18\x11 \x01(\bH\n" +
-	"R\x04quic\x88\x01\x01B\v\n" +
+	"R\x04quic\x88\x01\x01\x12\x17\n" +
+	"\x04deny\x18\x1e \x01(\tH\vR\x04deny\x88\x01\x01\x12\x19\n" +
+	"\x05allow\x18\x1f \x01(\tH\fR\x05allow\x88\x01\x01B\v\n" +
 	"\t_protocolB\a\n" +
 	"\x05_modeB\a\n" +
 	"\x05_poolB\v\n" +
@@ -3244,7 +3717,19 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\n" +
 	"_fragmentsB\x06\n" +
 	"\x04_mssB\a\n" +
-	"\x05_quicJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xb4\x02\n" +
+	"\x05_quicB\a\n" +
+	"\x05_denyB\b\n" +
+	"\x06_allowJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"?\n" +
+	"\rSetSourceList\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"\x7f\n" +
+	"\x11NodeSourcesFields\x12\x17\n" +
+	"\x04deny\x18\x01 \x01(\tH\x00R\x04deny\x88\x01\x01\x12\x19\n" +
+	"\x05allow\x18\x02 \x01(\tH\x01R\x05allow\x88\x01\x01\x12\x19\n" +
+	"\x05bogus\x18\x03 \x01(\tH\x02R\x05bogus\x88\x01\x01B\a\n" +
+	"\x05_denyB\b\n" +
+	"\x06_allowB\b\n" +
+	"\x06_bogus\"\xb4\x02\n" +
 	"\n" +
 	"PoolFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
@@ -3346,13 +3831,14 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\bCounters\x12\x18\n" +
 	"\apackets\x18\x01 \x01(\x04R\apackets\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12 \n" +
-	"\vconnections\x18\x03 \x01(\x04R\vconnections\"\xb1\x01\n" +
+	"\vconnections\x18\x03 \x01(\x04R\vconnections\"\xe1\x01\n" +
 	"\tVIPStatus\x12#\n" +
 	"\x03vip\x18\x01 \x01(\v2\x11.steelyard.v1.VIPR\x03vip\x12\x1c\n" +
 	"\tavailable\x18\x02 \x01(\bR\tavailable\x122\n" +
 	"\bcounters\x18\x03 \x01(\v2\x16.steelyard.v1.CountersR\bcounters\x12\x17\n" +
 	"\ain_flux\x18\x04 \x01(\bR\x06inFlux\x12\x14\n" +
-	"\x05flows\x18\x05 \x01(\x04R\x05flows\"\xbc\x01\n" +
+	"\x05flows\x18\x05 \x01(\x04R\x05flows\x12.\n" +
+	"\adropped\x18\x1e \x03(\v2\x14.steelyard.v1.ReasonR\adropped\"\xbc\x01\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
@@ -3409,10 +3895,11 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\aevicted\x18\b \x01(\x04R\aevicted\x12/\n" +
 	"\x13evicted_connections\x18\t \x01(\x04R\x12evictedConnections\x12\"\n" +
 	"\funremembered\x18\n" +
-	" \x01(\x04R\funremembered2\xdb\x01\n" +
+	" \x01(\x04R\funremembered2\xba\x02\n" +
 	"\tSteelyard\x12?\n" +
 	"\x03Get\x12\x18.steelyard.v1.GetRequest\x1a\x19.steelyard.v1.GetResponse\"\x03\x90\x02\x01\x12C\n" +
-	"\x06Change\x12\x1b.steelyard.v1.ChangeRequest\x1a\x1c.steelyard.v1.ChangeResponse\x12H\n" +
+	"\x06Change\x12\x1b.steelyard.v1.ChangeRequest\x1a\x1c.steelyard.v1.ChangeResponse\x12]\n" +
+	"\rGetSourceList\x12\".steelyard.v1.GetSourceListRequest\x1a#.steelyard.v1.GetSourceListResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\x06Status\x12\x1b.steelyard.v1.StatusRequest\x1a\x1c.steelyard.v1.StatusResponse\"\x03\x90\x02\x01BCZAgithub.com/steelyard-lb/steelyard/pkg/api/steelyardv1;steelyardv1b\x06proto3"
 
 var (
@@ -3427,104 +3914,117 @@ func file_steelyardv1_steelyard_proto_rawDescGZIP() []byte {
 	return file_steelyardv1_steelyard_proto_rawDescData
 }
 
-var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_steelyardv1_steelyard_proto_goTypes = []any{
-	(*GetRequest)(nil),      // 0: steelyard.v1.GetRequest
-	(*GetResponse)(nil),     // 1: steelyard.v1.GetResponse
-	(*VIP)(nil),             // 2: steelyard.v1.VIP
-	(*Endpoint)(nil),        // 3: steelyard.v1.Endpoint
-	(*Affinity)(nil),        // 4: steelyard.v1.Affinity
-	(*Pool)(nil),            // 5: steelyard.v1.Pool
-	(*Backend)(nil),         // 6: steelyard.v1.Backend
-	(*Drain)(nil),           // 7: steelyard.v1.Drain
-	(*Check)(nil),           // 8: steelyard.v1.Check
-	(*ChangeRequest)(nil),   // 9: steelyard.v1.ChangeRequest
-	(*ChangeResponse)(nil),  // 10: steelyard.v1.ChangeResponse
-	(*BackendName)(nil),     // 11: steelyard.v1.BackendName
-	(*Mutation)(nil),        // 12: steelyard.v1.Mutation
-	(*VIPFields)(nil),       // 13: steelyard.v1.VIPFields
-	(*PoolFields)(nil),      // 14: steelyard.v1.PoolFields
-	(*BackendFields)(nil),   // 15: steelyard.v1.BackendFields
-	(*ServerIDs)(nil),       // 16: steelyard.v1.ServerIDs
-	(*CheckFields)(nil),     // 17: steelyard.v1.CheckFields
-	(*AddVIP)(nil),          // 18: steelyard.v1.AddVIP
-	(*AddPool)(nil),         // 19: steelyard.v1.AddPool
-	(*BackendInPool)(nil),   // 20: steelyard.v1.BackendInPool
-	(*DrainBackend)(nil),    // 21: steelyard.v1.DrainBackend
-	(*RemoveBackend)(nil),   // 22: steelyard.v1.RemoveBackend
-	(*CheckInPool)(nil),     // 23: steelyard.v1.CheckInPool
-	(*StatusRequest)(nil),   // 24: steelyard.v1.StatusRequest
-	(*StatusResponse)(nil),  // 25: steelyard.v1.StatusResponse
-	(*InterfaceStatus)(nil), // 26: steelyard.v1.InterfaceStatus
-	(*Counters)(nil),        // 27: steelyard.v1.Counters
-	(*VIPStatus)(nil),       // 28: steelyard.v1.VIPStatus
-	(*PoolStatus)(nil),      // 29: steelyard.v1.PoolStatus
-	(*BackendStatus)(nil),   // 30: steelyard.v1.BackendStatus
-	(*CheckStatus)(nil),     // 31: steelyard.v1.CheckStatus
-	(*NextHop)(nil),         // 32: steelyard.v1.NextHop
-	(*Reason)(nil),          // 33: steelyard.v1.Reason
-	(*MapUse)(nil),          // 34: steelyard.v1.MapUse
-	(*FlowTable)(nil),       // 35: steelyard.v1.FlowTable
+	(*GetRequest)(nil),            // 0: steelyard.v1.GetRequest
+	(*GetResponse)(nil),           // 1: steelyard.v1.GetResponse
+	(*GetSourceListRequest)(nil),  // 2: steelyard.v1.GetSourceListRequest
+	(*GetSourceListResponse)(nil), // 3: steelyard.v1.GetSourceListResponse
+	(*SourceList)(nil),            // 4: steelyard.v1.SourceList
+	(*NodeSources)(nil),           // 5: steelyard.v1.NodeSources
+	(*VIP)(nil),                   // 6: steelyard.v1.VIP
+	(*Endpoint)(nil),              // 7: steelyard.v1.Endpoint
+	(*Affinity)(nil),              // 8: steelyard.v1.Affinity
+	(*Pool)(nil),                  // 9: steelyard.v1.Pool
+	(*Backend)(nil),               // 10: steelyard.v1.Backend
+	(*Drain)(nil),                 // 11: steelyard.v1.Drain
+	(*Check)(nil),                 // 12: steelyard.v1.Check
+	(*ChangeRequest)(nil),         // 13: steelyard.v1.ChangeRequest
+	(*ChangeResponse)(nil),        // 14: steelyard.v1.ChangeResponse
+	(*BackendName)(nil),           // 15: steelyard.v1.BackendName
+	(*Mutation)(nil),              // 16: steelyard.v1.Mutation
+	(*VIPFields)(nil),             // 17: steelyard.v1.VIPFields
+	(*SetSourceList)(nil),         // 18: steelyard.v1.SetSourceList
+	(*NodeSourcesFields)(nil),     // 19: steelyard.v1.NodeSourcesFields
+	(*PoolFields)(nil),            // 20: steelyard.v1.PoolFields
+	(*BackendFields)(nil),         // 21: steelyard.v1.BackendFields
+	(*ServerIDs)(nil),             // 22: steelyard.v1.ServerIDs
+	(*CheckFields)(nil),           // 23: steelyard.v1.CheckFields
+	(*AddVIP)(nil),                // 24: steelyard.v1.AddVIP
+	(*AddPool)(nil),               // 25: steelyard.v1.AddPool
+	(*BackendInPool)(nil),         // 26: steelyard.v1.BackendInPool
+	(*DrainBackend)(nil),          // 27: steelyard.v1.DrainBackend
+	(*RemoveBackend)(nil),         // 28: steelyard.v1.RemoveBackend
+	(*CheckInPool)(nil),           // 29: steelyard.v1.CheckInPool
+	(*StatusRequest)(nil),         // 30: steelyard.v1.StatusRequest
+	(*StatusResponse)(nil),        // 31: steelyard.v1.StatusResponse
+	(*InterfaceStatus)(nil),       // 32: steelyard.v1.InterfaceStatus
+	(*Counters)(nil),              // 33: steelyard.v1.Counters
+	(*VIPStatus)(nil),             // 34: steelyard.v1.VIPStatus
+	(*PoolStatus)(nil),            // 35: steelyard.v1.PoolStatus
+	(*BackendStatus)(nil),         // 36: steelyard.v1.BackendStatus
+	(*CheckStatus)(nil),           // 37: steelyard.v1.CheckStatus
+	(*NextHop)(nil),               // 38: steelyard.v1.NextHop
+	(*Reason)(nil),                // 39: steelyard.v1.Reason
+	(*MapUse)(nil),                // 40: steelyard.v1.MapUse
+	(*FlowTable)(nil),             // 41: steelyard.v1.FlowTable
 }
 var file_steelyardv1_steelyard_proto_depIdxs = []int32{
-	2,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
-	5,  // 1: steelyard.v1.GetResponse.pools:type_name -> steelyard.v1.Pool
-	3,  // 2: steelyard.v1.VIP.endpoints:type_name -> steelyard.v1.Endpoint
-	4,  // 3: steelyard.v1.VIP.affinity:type_name -> steelyard.v1.Affinity
-	8,  // 4: steelyard.v1.Pool.checks:type_name -> steelyard.v1.Check
-	6,  // 5: steelyard.v1.Pool.backends:type_name -> steelyard.v1.Backend
-	7,  // 6: steelyard.v1.Backend.drain:type_name -> steelyard.v1.Drain
-	12, // 7: steelyard.v1.ChangeRequest.mutations:type_name -> steelyard.v1.Mutation
-	11, // 8: steelyard.v1.ChangeResponse.draining:type_name -> steelyard.v1.BackendName
-	18, // 9: steelyard.v1.Mutation.add_vip:type_name -> steelyard.v1.AddVIP
-	13, // 10: steelyard.v1.Mutation.set_vip:type_name -> steelyard.v1.VIPFields
-	19, // 11: steelyard.v1.Mutation.add_pool:type_name -> steelyard.v1.AddPool
-	14, // 12: steelyard.v1.Mutation.set_pool:type_name -> steelyard.v1.PoolFields
-	20, // 13: steelyard.v1.Mutation.add_backend:type_name -> steelyard.v1.BackendInPool
-	20, // 14: steelyard.v1.Mutation.set_backend:type_name -> steelyard.v1.BackendInPool
-	22, // 15: steelyard.v1.Mutation.remove_backend:type_name -> steelyard.v1.RemoveBackend
-	23, // 16: steelyard.v1.Mutation.add_check:type_name -> steelyard.v1.CheckInPool
-	23, // 17: steelyard.v1.Mutation.set_check:type_name -> steelyard.v1.CheckInPool
-	23, // 18: steelyard.v1.Mutation.remove_check:type_name -> steelyard.v1.CheckInPool
-	21, // 19: steelyard.v1.Mutation.drain_backend:type_name -> steelyard.v1.DrainBackend
-	3,  // 20: steelyard.v1.VIPFields.endpoints:type_name -> steelyard.v1.Endpoint
-	3,  // 21: steelyard.v1.VIPFields.add_endpoints:type_name -> steelyard.v1.Endpoint
-	3,  // 22: steelyard.v1.VIPFields.remove_endpoints:type_name -> steelyard.v1.Endpoint
-	16, // 23: steelyard.v1.BackendFields.server_ids:type_name -> steelyard.v1.ServerIDs
-	13, // 24: steelyard.v1.AddVIP.vip:type_name -> steelyard.v1.VIPFields
-	15, // 25: steelyard.v1.AddVIP.backends:type_name -> steelyard.v1.BackendFields
-	17, // 26: steelyard.v1.AddVIP.checks:type_name -> steelyard.v1.CheckFields
-	14, // 27: steelyard.v1.AddPool.pool:type_name -> steelyard.v1.PoolFields
-	15, // 28: steelyard.v1.AddPool.backends:type_name -> steelyard.v1.BackendFields
-	17, // 29: steelyard.v1.AddPool.checks:type_name -> steelyard.v1.CheckFields
-	15, // 30: steelyard.v1.BackendInPool.backend:type_name -> steelyard.v1.BackendFields
-	15, // 31: steelyard.v1.DrainBackend.backend:type_name -> steelyard.v1.BackendFields
-	15, // 32: steelyard.v1.RemoveBackend.backend:type_name -> steelyard.v1.BackendFields
-	17, // 33: steelyard.v1.CheckInPool.check:type_name -> steelyard.v1.CheckFields
-	26, // 34: steelyard.v1.StatusResponse.interfaces:type_name -> steelyard.v1.InterfaceStatus
-	28, // 35: steelyard.v1.StatusResponse.vips:type_name -> steelyard.v1.VIPStatus
-	29, // 36: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
-	33, // 37: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
-	34, // 38: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
-	35, // 39: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
-	2,  // 40: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
-	27, // 41: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
-	30, // 42: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
-	6,  // 43: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
-	31, // 44: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
-	32, // 45: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
-	27, // 46: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
-	0,  // 47: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
-	9,  // 48: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
-	24, // 49: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
-	1,  // 50: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
-	10, // 51: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
-	25, // 52: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
-	50, // [50:53] is the sub-list for method output_type
-	47, // [47:50] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	6,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
+	9,  // 1: steelyard.v1.GetResponse.pools:type_name -> steelyard.v1.Pool
+	4,  // 2: steelyard.v1.GetResponse.source_lists:type_name -> steelyard.v1.SourceList
+	5,  // 3: steelyard.v1.GetResponse.sources:type_name -> steelyard.v1.NodeSources
+	7,  // 4: steelyard.v1.VIP.endpoints:type_name -> steelyard.v1.Endpoint
+	8,  // 5: steelyard.v1.VIP.affinity:type_name -> steelyard.v1.Affinity
+	12, // 6: steelyard.v1.Pool.checks:type_name -> steelyard.v1.Check
+	10, // 7: steelyard.v1.Pool.backends:type_name -> steelyard.v1.Backend
+	11, // 8: steelyard.v1.Backend.drain:type_name -> steelyard.v1.Drain
+	16, // 9: steelyard.v1.ChangeRequest.mutations:type_name -> steelyard.v1.Mutation
+	15, // 10: steelyard.v1.ChangeResponse.draining:type_name -> steelyard.v1.BackendName
+	24, // 11: steelyard.v1.Mutation.add_vip:type_name -> steelyard.v1.AddVIP
+	17, // 12: steelyard.v1.Mutation.set_vip:type_name -> steelyard.v1.VIPFields
+	25, // 13: steelyard.v1.Mutation.add_pool:type_name -> steelyard.v1.AddPool
+	20, // 14: steelyard.v1.Mutation.set_pool:type_name -> steelyard.v1.PoolFields
+	26, // 15: steelyard.v1.Mutation.add_backend:type_name -> steelyard.v1.BackendInPool
+	26, // 16: steelyard.v1.Mutation.set_backend:type_name -> steelyard.v1.BackendInPool
+	28, // 17: steelyard.v1.Mutation.remove_backend:type_name -> steelyard.v1.RemoveBackend
+	29, // 18: steelyard.v1.Mutation.add_check:type_name -> steelyard.v1.CheckInPool
+	29, // 19: steelyard.v1.Mutation.set_check:type_name -> steelyard.v1.CheckInPool
+	29, // 20: steelyard.v1.Mutation.remove_check:type_name -> steelyard.v1.CheckInPool
+	27, // 21: steelyard.v1.Mutation.drain_backend:type_name -> steelyard.v1.DrainBackend
+	18, // 22: steelyard.v1.Mutation.set_source_list:type_name -> steelyard.v1.SetSourceList
+	19, // 23: steelyard.v1.Mutation.set_sources:type_name -> steelyard.v1.NodeSourcesFields
+	7,  // 24: steelyard.v1.VIPFields.endpoints:type_name -> steelyard.v1.Endpoint
+	7,  // 25: steelyard.v1.VIPFields.add_endpoints:type_name -> steelyard.v1.Endpoint
+	7,  // 26: steelyard.v1.VIPFields.remove_endpoints:type_name -> steelyard.v1.Endpoint
+	22, // 27: steelyard.v1.BackendFields.server_ids:type_name -> steelyard.v1.ServerIDs
+	17, // 28: steelyard.v1.AddVIP.vip:type_name -> steelyard.v1.VIPFields
+	21, // 29: steelyard.v1.AddVIP.backends:type_name -> steelyard.v1.BackendFields
+	23, // 30: steelyard.v1.AddVIP.checks:type_name -> steelyard.v1.CheckFields
+	20, // 31: steelyard.v1.AddPool.pool:type_name -> steelyard.v1.PoolFields
+	21, // 32: steelyard.v1.AddPool.backends:type_name -> steelyard.v1.BackendFields
+	23, // 33: steelyard.v1.AddPool.checks:type_name -> steelyard.v1.CheckFields
+	21, // 34: steelyard.v1.BackendInPool.backend:type_name -> steelyard.v1.BackendFields
+	21, // 35: steelyard.v1.DrainBackend.backend:type_name -> steelyard.v1.BackendFields
+	21, // 36: steelyard.v1.RemoveBackend.backend:type_name -> steelyard.v1.BackendFields
+	23, // 37: steelyard.v1.CheckInPool.check:type_name -> steelyard.v1.CheckFields
+	32, // 38: steelyard.v1.StatusResponse.interfaces:type_name -> steelyard.v1.InterfaceStatus
+	34, // 39: steelyard.v1.StatusResponse.vips:type_name -> steelyard.v1.VIPStatus
+	35, // 40: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
+	39, // 41: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
+	40, // 42: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
+	41, // 43: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
+	6,  // 44: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
+	33, // 45: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
+	39, // 46: steelyard.v1.VIPStatus.dropped:type_name -> steelyard.v1.Reason
+	36, // 47: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
+	10, // 48: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
+	37, // 49: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
+	38, // 50: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
+	33, // 51: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
+	0,  // 52: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
+	13, // 53: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
+	2,  // 54: steelyard.v1.Steelyard.GetSourceList:input_type -> steelyard.v1.GetSourceListRequest
+	30, // 55: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
+	1,  // 56: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
+	14, // 57: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
+	3,  // 58: steelyard.v1.Steelyard.GetSourceList:output_type -> steelyard.v1.GetSourceListResponse
+	31, // 59: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
+	56, // [56:60] is the sub-list for method output_type
+	52, // [52:56] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_steelyardv1_steelyard_proto_init() }
@@ -3532,7 +4032,7 @@ func file_steelyardv1_steelyard_proto_init() {
 	if File_steelyardv1_steelyard_proto != nil {
 		return
 	}
-	file_steelyardv1_steelyard_proto_msgTypes[12].OneofWrappers = []any{
+	file_steelyardv1_steelyard_proto_msgTypes[16].OneofWrappers = []any{
 		(*Mutation_AddVip)(nil),
 		(*Mutation_SetVip)(nil),
 		(*Mutation_RemoveVip)(nil),
@@ -3546,20 +4046,24 @@ func file_steelyardv1_steelyard_proto_init() {
 		(*Mutation_SetCheck)(nil),
 		(*Mutation_RemoveCheck)(nil),
 		(*Mutation_DrainBackend)(nil),
+		(*Mutation_SetSourceList)(nil),
+		(*Mutation_RemoveSourceList)(nil),
+		(*Mutation_SetSources)(nil),
 	}
-	file_steelyardv1_steelyard_proto_msgTypes[13].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[14].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[15].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[17].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[19].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[20].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[21].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[22].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[23].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[27].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[28].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_steelyardv1_steelyard_proto_rawDesc), len(file_steelyardv1_steelyard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
