@@ -232,6 +232,7 @@ const volatile struct vocabulary {
 	enum fragment_flag fragment_flag;
 	enum flow_event flow_event;
 	enum list_answer list_answer;
+	enum limited limited;
 	struct list_node list_node;
 } vocabulary;
 

@@ -86,6 +86,18 @@ func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 		},
 		Fragments: decodeWord(d, v.GetFragments(), model.ParseFragmentPolicy), MSS: decodeNumber[uint16](d, "MSS", v.GetMss()), QUIC: v.GetQuic(),
 		Sources: model.Sources{Deny: v.GetDeny(), Allow: v.GetAllow()},
+		Limits:  d.limits(v.GetLimits()),
+	}
+}
+
+func (d *decoder) limits(l *steelyardv1.Limits) model.Limits {
+	if l == nil {
+		return model.Limits{}
+	}
+	return model.Limits{
+		Connections: decodeWord(d, l.Connections, model.ParseLimit), Packets: decodeWord(d, l.Packets, model.ParseLimit),
+		SourceConnections: decodeWord(d, l.SourceConnections, model.ParseLimit), SourcePackets: decodeWord(d, l.SourcePackets, model.ParseLimit),
+		IPv4Prefix: decodeNumber[uint8](d, "IPv4 prefix", l.Ipv4Prefix), IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", l.Ipv6Prefix),
 	}
 }
 
@@ -144,7 +156,8 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 			return model.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
 		}),
 		VIPs: list(r.Vips, func(v *steelyardv1.VIPStatus) model.VIPStatus {
-			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Dropped: list(v.Dropped, decodeReason), Counters: decodeCounters(v.Counters)}
+			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Dropped: list(v.Dropped, decodeReason),
+				Observed: list(v.Observed, decodeReason), Forgotten: v.Forgotten, Counters: decodeCounters(v.Counters)}
 		}),
 		Pools: list(r.Pools, func(p *steelyardv1.PoolStatus) model.PoolStatus {
 			return model.PoolStatus{

@@ -47,7 +47,15 @@ func encodeVIP(v model.VIP) *steelyardv1.VIP {
 			Scope: v.Affinity.Scope.String(), Ipv4Prefix: uint32(v.Affinity.IPv4Prefix), Ipv6Prefix: uint32(v.Affinity.IPv6Prefix),
 		},
 		Fragments: v.Fragments.String(), Mss: uint32(v.MSS), Quic: v.QUIC,
-		Deny: v.Sources.Deny, Allow: v.Sources.Allow,
+		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Limits: encodeLimits(v.Limits),
+	}
+}
+
+func encodeLimits(l model.Limits) *steelyardv1.Limits {
+	return &steelyardv1.Limits{
+		Connections: l.Connections.String(), Packets: l.Packets.String(),
+		SourceConnections: l.SourceConnections.String(), SourcePackets: l.SourcePackets.String(),
+		Ipv4Prefix: uint32(l.IPv4Prefix), Ipv6Prefix: uint32(l.IPv6Prefix),
 	}
 }
 
@@ -100,7 +108,7 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 		Vips: list(s.VIPs, func(v model.VIPStatus) *steelyardv1.VIPStatus {
 			return &steelyardv1.VIPStatus{
 				Vip: encodeVIP(v.VIP), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Counters: encodeCounters(v.Counters),
-				Dropped: list(v.Dropped, encodeReason),
+				Dropped: list(v.Dropped, encodeReason), Observed: list(v.Observed, encodeReason), Forgotten: v.Forgotten,
 			}
 		}),
 		Pools: list(s.Pools, func(p model.PoolStatus) *steelyardv1.PoolStatus {

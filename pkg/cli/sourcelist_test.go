@@ -87,3 +87,46 @@ func TestSourceListFaults(t *testing.T) {
 		t.Errorf("something was changed: revision %d", revision)
 	}
 }
+
+// TestLimitFlags gives a VIP limits, and takes one away.
+func TestLimitFlags(t *testing.T) {
+	b := newBench(t)
+	b.must(t, "vip add web 192.0.2.10:80 --backend 10.0.1.10 --limit-connections 1000 --limit-source-connections 50,burst=100,observe --limit-packets 100000 --limit-ipv6-prefix 56")
+	b.must(t, "vip set web --limit-packets none --limit-source-packets 2000,enforce")
+	state, _ := b.Desired()
+	want := model.Limits{
+		Connections: model.Limit{Rate: 1000}, SourceConnections: model.Limit{Rate: 50, Burst: 100, Observe: true}, SourcePackets: model.Limit{Rate: 2000}, IPv6Prefix: 56,
+	}
+	if got := state.VIPs[0].Limits; got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	b.Observe(func(s *model.Status) {
+		s.VIPs[0].Dropped = []model.Reason{{Name: "drop_tcp_flags"}, {Name: "drop_limit_connections", Packets: 12}}
+		s.VIPs[0].Observed = []model.Reason{{Name: "drop_limit_source_connections", Packets: 7}}
+		s.VIPs[0].Forgotten = 3
+	})
+	shown := b.must(t, "vip show web")
+	for _, want := range []string{
+		"limit connections:         1000\n", "limit source connections:  50,burst=100,observe (IPv4 /32, IPv6 /56)\n", "limit source packets:      2000 (IPv4 /32, IPv6 /56)\n",
+		"drop_limit_connections  12\n", "observed: 7 would be drop_limit_source_connections\n", "limits began anew for 3 sources, for want of room",
+	} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("vip show lacks %q:\n%s", want, shown)
+		}
+	}
+	if shown := b.must(t, "vip show web -o json"); !strings.Contains(shown, `"source_connections": "50,burst=100,observe"`) || !strings.Contains(shown, `"drop_limit_source_connections": 7`) {
+		t.Errorf("vip show -o json:\n%s", shown)
+	}
+	for flags, want := range map[string]string{
+		"--limit-connections 0":              `rate "0" is no number from 1 to 100000000`,
+		"--limit-packets 5,often":            `unknown setting "often"`,
+		"--limit-packets 1000,burst=3":       "a burst of 3 is out of range 10",
+		"--limit-ipv4-prefix 33":             "33 is out of range 1 to 32",
+		"--protocol udp --limit-packets 100": "plain udp does not tell",
+	} {
+		_, errs, exit := b.run(append([]string{"vip", "set", "web"}, strings.Fields(flags)...)...)
+		if exit != 5 || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d, %s", flags, exit, errs)
+		}
+	}
+}

@@ -62,6 +62,8 @@ type vipView struct {
 	Flows uint64 `json:"flows"`
 	// Dropped are its packets that were screened or denied, by reason.
 	Dropped map[string]uint64 `json:"dropped,omitempty"`
+	// Limits are left out where there are none.
+	Limits *limitsView `json:"limits,omitempty"`
 	countersView
 }
 
@@ -244,7 +246,7 @@ func viewVIP(v model.VIPStatus) vipView {
 		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
 		Affinity:  affinityView{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
 		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
-		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Dropped: viewReasons(v.Dropped),
+		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Dropped: viewReasons(v.Dropped), Limits: viewLimits(&v),
 		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}
 	if len(view.Endpoints) > 0 {

@@ -26,6 +26,7 @@ type vipFlags struct {
 	ipv4Prefix, ipv6Prefix, mss    uint32
 	quic                           bool
 	sources                        sourceFlags
+	limits                         limitFlags
 }
 
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
@@ -52,10 +53,11 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 	}
 	a.completeFlagFrom(cmd, "pool", completePools)
 	f.sources.register(a, cmd)
+	f.limits.register(cmd)
 }
 
 func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPFields {
-	return &steelyardv1.VIPFields{
+	fields := &steelyardv1.VIPFields{
 		Name:     name,
 		Protocol: given(cmd, "protocol", f.protocol),
 		Mode:     given(cmd, "mode", f.mode),
@@ -74,6 +76,8 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Deny:  given(cmd, "deny", f.sources.deny),
 		Allow: given(cmd, "allow", f.sources.allow),
 	}
+	f.limits.fill(cmd, fields)
+	return fields
 }
 
 func newVIPAdd(a *app) *cobra.Command {
@@ -284,6 +288,7 @@ func newVIPShow(a *app) *cobra.Command {
 			fmt.Fprintln(w)
 			properties(w, vipProperties(&v.VIP)...)
 			printReasons(w, v.Dropped)
+			printObserved(w, &v)
 			fmt.Fprintln(w)
 			a.printBackends(w, *pool)
 		})
@@ -312,7 +317,7 @@ func vipProperties(v *model.VIP) []string {
 	if v.Sources.Allow != "" {
 		pairs = append(pairs, "allow", v.Sources.Allow)
 	}
-	return pairs
+	return append(pairs, limitProperties(v.Limits)...)
 }
 
 func affinity(a model.Affinity) string {

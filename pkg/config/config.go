@@ -32,6 +32,8 @@ const (
 	MaxFragments = 1 << 24
 
 	MaxSourceLists = 4096
+	MinSources     = 1024
+	MaxSources     = 1 << 24
 )
 
 // Bounds of encapsulation.
@@ -126,6 +128,8 @@ type Limits struct {
 	Fragments uint32
 	// SourceLists that VIPs use.
 	SourceLists uint32
+	// Sources that limits follow at the same time, a power of two.
+	Sources uint32
 }
 
 // API is where the daemon serves its API.
@@ -154,7 +158,7 @@ func Default() Config {
 		Encapsulation: Encapsulation{GUEPort: 6080},
 		ICMPRate:      1000,
 		Screening:     true,
-		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14, SourceLists: 64},
+		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14, SourceLists: 64, Sources: 1 << 16},
 		API:           API{Socket: "/run/steelyard/api.sock"},
 		Metrics:       Metrics{Listen: "127.0.0.1:9464"},
 		Store:         "/var/lib/steelyard/state.db",
@@ -236,6 +240,7 @@ func (r *reader) config(root node, c *Config) {
 			"fragments": powerOfTwo(r, &c.Limits.Fragments, MinFragments, MaxFragments),
 
 			"source_lists": number(r, &c.Limits.SourceLists, 1, MaxSourceLists),
+			"sources":      powerOfTwo(r, &c.Limits.Sources, MinSources, MaxSources),
 		}),
 		"api": r.section(keys{
 			"socket": r.text(setSocket(&c.API.Socket)),

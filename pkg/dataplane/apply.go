@@ -173,7 +173,7 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		place:   next.places[v.Pool],
 		idle:    idleTicks(v.IdleTimeout),
 		tracks:  v.Tracking == model.TrackingAlways,
-		guarded: guarded(v.Sources, next.node),
+		guarded: guarded(v.Sources, next.node) || v.Limits.Any(),
 	}
 	before := p.applied.vips[v.Name]
 	if before == nil {

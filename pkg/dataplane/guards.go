@@ -183,13 +183,17 @@ func (g addressGuard) entry(node model.NodeSources, other uint32) lbVipEntry {
 	return lbVipEntry{Vip: uint16(g.number), Flags: uint16(lbVipFlagVIP_GUARDED)}
 }
 
-// guardOf is the guard by some sources besides those of the node.
-func (p *Plane) guardOf(own model.Sources, node model.NodeSources) lbGuard {
+// guardOf is the guard by some sources besides those of the node, and limits.
+func (p *Plane) guardOf(own model.Sources, node model.NodeSources, limits model.Limits) lbGuard {
 	number := func(name string) uint16 { return uint16(p.sources.lists[name].number) }
-	return lbGuard{
+	g := lbGuard{
 		Deny: number(own.Deny), Allow: number(own.Allow),
 		DenyAll: number(node.Deny), AllowAll: number(node.Allow), Bogus: number(node.Bogus),
 	}
+	if limits.Any() {
+		setLimits(&g, limits)
+	}
+	return g
 }
 
 // guarded reports whether sources have anything to say.
@@ -206,10 +210,10 @@ func otherGuard(limits Limits) uint32 { return limits.VIPs }
 func (p *Plane) writeGuards(next *planned) {
 	for _, v := range next.vips {
 		if v.guarded {
-			p.guards.store(v.id, p.guardOf(v.Sources, next.node))
+			p.guards.store(v.id, p.guardOf(v.Sources, next.node, v.Limits))
 		}
 	}
-	p.guards.store(otherGuard(p.limits), p.guardOf(model.Sources{}, next.node))
+	p.guards.store(otherGuard(p.limits), p.guardOf(model.Sources{}, next.node, model.Limits{}))
 }
 
 // dropGuards takes away, after packets have been told, what guards nothing any more.
@@ -242,23 +246,34 @@ func (p *Plane) dropGuards(wanted map[string]*model.SourceList) error {
 	return nil
 }
 
-// readGuardCounters sums up what the guard of a VIP has dropped.
-func (p *Plane) readGuardCounters(id uint32) ([]model.Reason, error) {
+// readGuardCounters sums up what the guard of a VIP has done on all CPUs.
+func (p *Plane) readGuardCounters(id uint32) (sum lbGuardCounters, err error) {
 	var perCPU []lbGuardCounters
 	if err := p.maps.GuardCounters.Lookup(id, &perCPU); err != nil {
-		return nil, err
+		return sum, err
 	}
-	dropped := make([]model.Reason, len(lbGuardCounters{}.Dropped))
-	for i := range dropped {
-		dropped[i].Name = p.reasons[int(lbReasonDROP_TCP_FLAGS)+i]
-		for _, c := range perCPU {
-			dropped[i].Packets += c.Dropped[i]
+	for _, c := range perCPU {
+		for i, n := range c.Dropped {
+			sum.Dropped[i] += n
 		}
+		for i, n := range c.Observed {
+			sum.Observed[i] += n
+		}
+		sum.Forgotten += c.Forgotten
 	}
-	return dropped, nil
+	return sum, nil
 }
 
-// clearGuardCounters zeroes them for the next VIP of the number.
+// guardReasons names counts by reasons from a first one on.
+func (p *Plane) guardReasons(first lbReason, counts []uint64) []model.Reason {
+	reasons := make([]model.Reason, len(counts))
+	for i, n := range counts {
+		reasons[i] = model.Reason{Name: p.reasons[int(first)+i], Packets: n}
+	}
+	return reasons
+}
+
+// clearGuardCounters zeroes them, and the VIP's buckets, for the next VIP of the number.
 func (p *Plane) clearGuardCounters(id uint32) error {
-	return p.maps.GuardCounters.Put(id, make([]lbGuardCounters, ebpf.MustPossibleCPU()))
+	return errors.Join(p.maps.GuardCounters.Put(id, make([]lbGuardCounters, ebpf.MustPossibleCPU())), p.maps.VipBuckets.Put(id, lbVipBuckets{}))
 }

@@ -46,7 +46,7 @@ func withRoom(l Limits) Limits {
 
 // smallLimits are enough for the packet table.
 func smallLimits() Limits {
-	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10, SourceLists: 8}
+	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10, SourceLists: 8, Sources: 1 << 12}
 }
 
 // loaded is a Plane that lives as long as the test.

@@ -119,18 +119,40 @@ type lbGuard struct {
 	DenyAll  uint16
 	AllowAll uint16
 	Bogus    uint16
-	Reserved [27]uint16
+	Observed uint16
+	MaskIpv4 uint32
+	MaskIpv6 [2]uint64
+	Reserved [4]uint64
+	Limit    [4]lbLimit
 }
 
 type lbGuardCounters struct {
-	_       structs.HostLayout
-	Dropped [5]uint64
+	_         structs.HostLayout
+	Dropped   [9]uint64
+	Observed  [4]uint64
+	Forgotten uint64
 }
 
 type lbLedgerPage struct {
 	_    structs.HostLayout
 	Word [512]uint64
 }
+
+type lbLimit struct {
+	_     structs.HostLayout
+	Cost  uint64
+	Burst uint64
+}
+
+type lbLimited uint32
+
+const (
+	lbLimitedLIMITED_SOURCE_PACKETS     lbLimited = 0
+	lbLimitedLIMITED_SOURCE_CONNECTIONS lbLimited = 1
+	lbLimitedLIMITED_PACKETS            lbLimited = 2
+	lbLimitedLIMITED_CONNECTIONS        lbLimited = 3
+	lbLimitedLIMITS                     lbLimited = 4
+)
 
 type lbListAnswer uint32
 
@@ -184,31 +206,35 @@ type lbPortRange struct {
 type lbReason uint32
 
 const (
-	lbReasonPASS_NOT_IP            lbReason = 0
-	lbReasonPASS_NOT_VIP           lbReason = 1
-	lbReasonTX_FORWARDED           lbReason = 2
-	lbReasonTX_ECHO_REPLY          lbReason = 3
-	lbReasonTX_RESET               lbReason = 4
-	lbReasonTX_TOO_BIG             lbReason = 5
-	lbReasonTX_TTL_EXCEEDED        lbReason = 6
-	lbReasonREDIRECT_FORWARDED     lbReason = 7
-	lbReasonDROP_TRUNCATED         lbReason = 8
-	lbReasonDROP_MALFORMED         lbReason = 9
-	lbReasonDROP_TCP_FLAGS         lbReason = 10
-	lbReasonDROP_LAND              lbReason = 11
-	lbReasonDROP_BOGUS_SOURCE      lbReason = 12
-	lbReasonDROP_DENIED            lbReason = 13
-	lbReasonDROP_NOT_ALLOWED       lbReason = 14
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 15
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 16
-	lbReasonDROP_ICMP_ERROR        lbReason = 17
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 18
-	lbReasonDROP_NO_BACKEND        lbReason = 19
-	lbReasonDROP_UNRESOLVED        lbReason = 20
-	lbReasonDROP_TOO_BIG           lbReason = 21
-	lbReasonDROP_NO_HEADROOM       lbReason = 22
-	lbReasonDROP_INTERNAL          lbReason = 23
-	lbReasonREASONS                lbReason = 24
+	lbReasonPASS_NOT_IP                   lbReason = 0
+	lbReasonPASS_NOT_VIP                  lbReason = 1
+	lbReasonTX_FORWARDED                  lbReason = 2
+	lbReasonTX_ECHO_REPLY                 lbReason = 3
+	lbReasonTX_RESET                      lbReason = 4
+	lbReasonTX_TOO_BIG                    lbReason = 5
+	lbReasonTX_TTL_EXCEEDED               lbReason = 6
+	lbReasonREDIRECT_FORWARDED            lbReason = 7
+	lbReasonDROP_TRUNCATED                lbReason = 8
+	lbReasonDROP_MALFORMED                lbReason = 9
+	lbReasonDROP_TCP_FLAGS                lbReason = 10
+	lbReasonDROP_LAND                     lbReason = 11
+	lbReasonDROP_BOGUS_SOURCE             lbReason = 12
+	lbReasonDROP_DENIED                   lbReason = 13
+	lbReasonDROP_NOT_ALLOWED              lbReason = 14
+	lbReasonDROP_LIMIT_SOURCE_PACKETS     lbReason = 15
+	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 16
+	lbReasonDROP_LIMIT_PACKETS            lbReason = 17
+	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 18
+	lbReasonDROP_EXTENSION_HEADERS        lbReason = 19
+	lbReasonDROP_FRAGMENT_EARLY           lbReason = 20
+	lbReasonDROP_ICMP_ERROR               lbReason = 21
+	lbReasonDROP_TTL_EXCEEDED             lbReason = 22
+	lbReasonDROP_NO_BACKEND               lbReason = 23
+	lbReasonDROP_UNRESOLVED               lbReason = 24
+	lbReasonDROP_TOO_BIG                  lbReason = 25
+	lbReasonDROP_NO_HEADROOM              lbReason = 26
+	lbReasonDROP_INTERNAL                 lbReason = 27
+	lbReasonREASONS                       lbReason = 28
 )
 
 type lbServerId struct {
@@ -223,9 +249,26 @@ type lbSlotLine struct {
 	Slot [16]uint32
 }
 
+type lbSourceBucket struct {
+	_     structs.HostLayout
+	Key   uint64
+	Empty uint64
+}
+
+type lbSourceLine struct {
+	_      structs.HostLayout
+	Bucket [4]lbSourceBucket
+}
+
 type lbVipBucket struct {
 	_     structs.HostLayout
 	Entry [2]lbVipEntry
+}
+
+type lbVipBuckets struct {
+	_        structs.HostLayout
+	Empty    [2]uint64
+	Reserved [6]uint64
 }
 
 type lbVipEntry struct {
@@ -285,6 +328,7 @@ type lbVocabulary struct {
 	FragmentFlag uint32
 	FlowEvent    uint32
 	ListAnswer   uint32
+	Limited      uint32
 	ListNode     struct {
 		_     structs.HostLayout
 		Below uint32
@@ -314,8 +358,10 @@ const (
 	lbMapReasons         = "reasons"
 	lbMapServerIds       = "server_ids"
 	lbMapSlots           = "slots"
+	lbMapSourceBuckets   = "source_buckets"
 	lbMapSourceLists     = "source_lists"
 	lbMapTerms           = "terms"
+	lbMapVipBuckets      = "vip_buckets"
 	lbMapVipCounters     = "vip_counters"
 	lbMapVips            = "vips"
 	lbProgSteelyard      = "steelyard"
@@ -327,6 +373,7 @@ const (
 	lbVarHashSeed        = "hash_seed"
 	lbVarIcmpCost        = "icmp_cost"
 	lbVarScreening       = "screening"
+	lbVarSourceMask      = "source_mask"
 	lbVarSpreadIpv4      = "spread_ipv4"
 	lbVarSpreadIpv6      = "spread_ipv6"
 	lbVarVocabulary      = "vocabulary"
@@ -399,8 +446,10 @@ type lbMapSpecs struct {
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
 	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
+	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -416,6 +465,7 @@ type lbVariableSpecs struct {
 	HashSeed     *ebpf.VariableSpec `ebpf:"hash_seed"`
 	IcmpCost     *ebpf.VariableSpec `ebpf:"icmp_cost"`
 	Screening    *ebpf.VariableSpec `ebpf:"screening"`
+	SourceMask   *ebpf.VariableSpec `ebpf:"source_mask"`
 	SpreadIpv4   *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6   *ebpf.VariableSpec `ebpf:"spread_ipv6"`
 	Vocabulary   *ebpf.VariableSpec `ebpf:"vocabulary"`
@@ -458,8 +508,10 @@ type lbMaps struct {
 	Reasons         *ebpf.Map `ebpf:"reasons"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
 	SourceLists     *ebpf.Map `ebpf:"source_lists"`
 	Terms           *ebpf.Map `ebpf:"terms"`
+	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 }
@@ -483,8 +535,10 @@ func (m *lbMaps) Close() error {
 		m.Reasons,
 		m.ServerIds,
 		m.Slots,
+		m.SourceBuckets,
 		m.SourceLists,
 		m.Terms,
+		m.VipBuckets,
 		m.VipCounters,
 		m.Vips,
 	)
@@ -501,6 +555,7 @@ type lbVariables struct {
 	HashSeed     *ebpf.Variable `ebpf:"hash_seed"`
 	IcmpCost     *ebpf.Variable `ebpf:"icmp_cost"`
 	Screening    *ebpf.Variable `ebpf:"screening"`
+	SourceMask   *ebpf.Variable `ebpf:"source_mask"`
 	SpreadIpv4   *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6   *ebpf.Variable `ebpf:"spread_ipv6"`
 	Vocabulary   *ebpf.Variable `ebpf:"vocabulary"`

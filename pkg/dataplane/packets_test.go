@@ -44,6 +44,7 @@ func withoutRow() map[string]func(*testing.T) {
 		"drop_internal":  TestContradictionsAreCounted,
 		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
 		"drop_denied": TestGuard, "drop_not_allowed": TestGuard,
+		"drop_limit_packets": TestLimits, "drop_limit_connections": TestLimits, "drop_limit_source_packets": TestLimits, "drop_limit_source_connections": TestLimits,
 	}
 }
 

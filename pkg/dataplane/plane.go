@@ -33,6 +33,9 @@ type Limits struct {
 	Fragments uint32
 	// SourceLists that VIPs use, 1 to 4096. They take memory when they are used.
 	SourceLists uint32
+	// Sources whose packets or connections are limited at once, rounded up to a power of
+	// two, 16 bytes each; one has two if both are.
+	Sources uint32
 }
 
 // Options are constants of the packet path.
@@ -266,6 +269,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapGuardCounters: m.GuardCounters, lbMapGuards: m.Guards, lbMapSourceLists: m.SourceLists,
+		lbMapSourceBuckets: m.SourceBuckets, lbMapVipBuckets: m.VipBuckets,
 	}
 }
 
@@ -290,6 +294,7 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarGueChecksum:  options.GUEChecksum,
 		lbVarIcmpCost:     cost,
 		lbVarScreening:    options.Screening,
+		lbVarSourceMask:   sourceLines(limits) - 1,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("constant %s: %w", name, err)
@@ -317,6 +322,8 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapTerms].MaxEntries = 2 * limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
 	spec.Maps[lbMapGuardCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapVipBuckets].MaxEntries = limits.VIPs
+	spec.Maps[lbMapSourceBuckets].MaxEntries = sourceLines(limits)
 	spec.Maps[lbMapGuards].MaxEntries = limits.VIPs + 1
 	spec.Maps[lbMapSourceLists].MaxEntries = sourceListNumbers(limits)
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools

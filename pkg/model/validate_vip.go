@@ -39,6 +39,7 @@ func (v *validator) vip(at string, vip *VIP) {
 		v.fail(at+", fragments", "want follow or hash")
 	}
 	v.mss(at+", mss", vip)
+	v.limits(at, vip)
 }
 
 func (v *validator) endpoints(at string, vip *VIP) {

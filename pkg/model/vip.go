@@ -139,6 +139,8 @@ type VIP struct {
 	QUIC bool
 	// Sources are whom the VIP is for; those of the node come on top.
 	Sources Sources
+	// Limits are how much of it may come.
+	Limits Limits
 }
 
 // DefaultTracking is how the VIP tracks if it is not said.

@@ -130,3 +130,28 @@ func TestFileWithoutLists(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }
+
+// TestLimitsAreKept: as they were given, and none where there are none.
+func TestLimitsAreKept(t *testing.T) {
+	for _, l := range []model.Limits{
+		{},
+		{Connections: model.Limit{Rate: 5}},
+		{
+			Connections: model.Limit{Rate: 1000, Burst: 20, Observe: true}, Packets: model.Limit{Rate: 7}, SourceConnections: model.Limit{Rate: 8, Observe: true},
+			SourcePackets: model.Limit{Rate: 9, Burst: 9}, IPv4Prefix: 24, IPv6Prefix: 48,
+		},
+	} {
+		v := model.VIP{
+			Name: "web", Endpoints: endpoints("192.0.2.1:80"), Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "web", Tracking: model.TrackingFlux,
+			IdleTimeout: model.DefaultIdleTimeout, Affinity: model.DefaultAffinity(), Fragments: model.FragmentsFollow,
+			Limits: l, Sources: model.Sources{Deny: "a"},
+		}
+		data, err := encodeVIP(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decodeVIP("web", data); err != nil || !reflect.DeepEqual(got, v) {
+			t.Errorf("%s: %+v, %v, want %+v", data, got, err, v)
+		}
+	}
+}

@@ -43,6 +43,7 @@ func objects() []object {
 			"hash_seed":     {[2]uint64{0x0123456789abcdef, 0xfedcba9876543210}},
 			"icmp_cost":     {uint64(0), uint64(1_000_000)}, // none, and 1000 a second
 			"screening":     {false, true},
+			"source_mask":   {uint32(1<<14 - 1)},
 			"spread_ipv4":   {uint16(0), uint16(0xff00)}, // /32 and /24
 			"spread_ipv6":   {uint16(0), uint16(0xffff)}, // /128 and /112
 			"vocabulary":    nil,                         // nothing that the program reads

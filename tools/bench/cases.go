@@ -46,6 +46,8 @@ type testCase struct {
 	// list of those that the VIPs deny, none of which sends any packet.
 	screens bool
 	denied  int
+	// limits let all packets pass.
+	limits model.Limits
 }
 
 const (
@@ -80,7 +82,10 @@ func cases() []testCase {
 	screened6.name, screened6.screens = "tcp6 dsr-ipip screened", true
 	few.name, few.denied = "tcp4 dsr-ipip 1000 denied", 1000
 	most.name, most.denied = "tcp4 dsr-ipip 500000 denied", 500_000
-	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, gue, affine, foreign, screened4, screened6, few, most}
+	all, each := tcp4, tcp4
+	all.name, all.limits.Packets = "tcp4 dsr-ipip limited", model.Limit{Rate: model.MaxLimit}
+	each.name, each.limits.SourcePackets = "tcp4 dsr-ipip sources limited", model.Limit{Rate: model.MaxLimit}
+	return []testCase{tcp4, tcp6, direct, udp4, many, flux, always, gue, affine, foreign, screened4, screened6, few, most, all, each}
 }
 
 // host returns an address of the networks set aside for benchmarks: 198.18.0.0/15
@@ -159,7 +164,7 @@ func (c *testCase) state(name string, link int) (forwarding.State, error) {
 	for i := range c.vips {
 		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i), Endpoints: []model.Endpoint{{Address: c.vip(i), Ports: model.Port(port)}},
 			Protocol: c.protocol, Mode: c.mode, Pool: pool.Name,
-			Tracking: c.tracking, IdleTimeout: model.DefaultIdleTimeout, Affinity: c.affinity, Fragments: model.FragmentsFollow})
+			Tracking: c.tracking, IdleTimeout: model.DefaultIdleTimeout, Affinity: c.affinity, Fragments: model.FragmentsFollow, Limits: c.limits})
 	}
 	desired.Sort()
 	if err := desired.Validate(); err != nil {

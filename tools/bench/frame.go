@@ -27,6 +27,7 @@ func newFrame(to netip.AddrPort, protocol model.Protocol) []byte {
 	if to.Addr().Is4() {
 		binary.BigEndian.PutUint16(b[12:], 0x0800)
 		copy(ip, []byte{0x45, 0, 0, byte(len(ip)), 0, 0, 0x40, 0, 64, byte(protocol)})
+		ip[12] = 0x80 // 128.0.0.0
 		copy(ip[16:], to.Addr().AsSlice())
 		transport = ip[ipv4Length:]
 	} else {

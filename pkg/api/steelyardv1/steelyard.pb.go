@@ -394,8 +394,9 @@ type VIP struct {
 	// UDP carries QUIC.
 	Quic bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
 	// Names of source lists, as in NodeSources.
-	Deny          string `protobuf:"bytes,30,opt,name=deny,proto3" json:"deny,omitempty"`
-	Allow         string `protobuf:"bytes,31,opt,name=allow,proto3" json:"allow,omitempty"`
+	Deny          string  `protobuf:"bytes,30,opt,name=deny,proto3" json:"deny,omitempty"`
+	Allow         string  `protobuf:"bytes,31,opt,name=allow,proto3" json:"allow,omitempty"`
+	Limits        *Limits `protobuf:"bytes,32,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -521,6 +522,102 @@ func (x *VIP) GetAllow() string {
 	return ""
 }
 
+func (x *VIP) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// How much of a VIP's traffic may come in a second: "1000", and what may follow, as in
+// "1000,burst=2000,observe"; "none".
+type Limits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// New connections and packets of the VIP,
+	Connections string `protobuf:"bytes,1,opt,name=connections,proto3" json:"connections,omitempty"`
+	Packets     string `protobuf:"bytes,2,opt,name=packets,proto3" json:"packets,omitempty"`
+	// and of one source.
+	SourceConnections string `protobuf:"bytes,3,opt,name=source_connections,json=sourceConnections,proto3" json:"source_connections,omitempty"`
+	SourcePackets     string `protobuf:"bytes,4,opt,name=source_packets,json=sourcePackets,proto3" json:"source_packets,omitempty"`
+	// Leading bits of the address that make a source; 0: 32 and 64.
+	Ipv4Prefix    uint32 `protobuf:"varint,5,opt,name=ipv4_prefix,json=ipv4Prefix,proto3" json:"ipv4_prefix,omitempty"`
+	Ipv6Prefix    uint32 `protobuf:"varint,6,opt,name=ipv6_prefix,json=ipv6Prefix,proto3" json:"ipv6_prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Limits) GetConnections() string {
+	if x != nil {
+		return x.Connections
+	}
+	return ""
+}
+
+func (x *Limits) GetPackets() string {
+	if x != nil {
+		return x.Packets
+	}
+	return ""
+}
+
+func (x *Limits) GetSourceConnections() string {
+	if x != nil {
+		return x.SourceConnections
+	}
+	return ""
+}
+
+func (x *Limits) GetSourcePackets() string {
+	if x != nil {
+		return x.SourcePackets
+	}
+	return ""
+}
+
+func (x *Limits) GetIpv4Prefix() uint32 {
+	if x != nil {
+		return x.Ipv4Prefix
+	}
+	return 0
+}
+
+func (x *Limits) GetIpv6Prefix() uint32 {
+	if x != nil {
+		return x.Ipv6Prefix
+	}
+	return 0
+}
+
 // An address and ports on it. A single port takes precedence over a range, and
 // that over any port.
 type Endpoint struct {
@@ -536,7 +633,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +645,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +658,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{7}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -600,7 +697,7 @@ type Affinity struct {
 
 func (x *Affinity) Reset() {
 	*x = Affinity{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +709,7 @@ func (x *Affinity) String() string {
 func (*Affinity) ProtoMessage() {}
 
 func (x *Affinity) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +722,7 @@ func (x *Affinity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Affinity.ProtoReflect.Descriptor instead.
 func (*Affinity) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{8}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Affinity) GetScope() string {
@@ -667,7 +764,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -679,7 +776,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -692,7 +789,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{9}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Pool) GetName() string {
@@ -763,7 +860,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +872,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +885,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{10}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backend) GetAddress() string {
@@ -848,7 +945,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +957,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +970,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{11}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Drain) GetSinceUnixNanoseconds() int64 {
@@ -925,7 +1022,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1034,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1047,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{12}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Check) GetName() string {
@@ -1059,7 +1156,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1168,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1181,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{13}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ChangeRequest) GetExpectedRevision() uint64 {
@@ -1120,7 +1217,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1229,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1242,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{14}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ChangeResponse) GetRevision() uint64 {
@@ -1173,7 +1270,7 @@ type BackendName struct {
 
 func (x *BackendName) Reset() {
 	*x = BackendName{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1282,7 @@ func (x *BackendName) String() string {
 func (*BackendName) ProtoMessage() {}
 
 func (x *BackendName) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1295,7 @@ func (x *BackendName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendName.ProtoReflect.Descriptor instead.
 func (*BackendName) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{15}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BackendName) GetPool() string {
@@ -1249,7 +1346,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1358,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1371,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{16}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Mutation) GetMutation() isMutation_Mutation {
@@ -1561,15 +1658,23 @@ type VIPFields struct {
 	// False by default. A set leaves the tracking as it is.
 	Quic *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
 	// Names of source lists; "none" takes one away. None by default.
-	Deny          *string `protobuf:"bytes,30,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
-	Allow         *string `protobuf:"bytes,31,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Deny  *string `protobuf:"bytes,30,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
+	Allow *string `protobuf:"bytes,31,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
+	// As in Limits; "none" by default.
+	LimitConnections       *string `protobuf:"bytes,32,opt,name=limit_connections,json=limitConnections,proto3,oneof" json:"limit_connections,omitempty"`
+	LimitPackets           *string `protobuf:"bytes,33,opt,name=limit_packets,json=limitPackets,proto3,oneof" json:"limit_packets,omitempty"`
+	LimitSourceConnections *string `protobuf:"bytes,34,opt,name=limit_source_connections,json=limitSourceConnections,proto3,oneof" json:"limit_source_connections,omitempty"`
+	LimitSourcePackets     *string `protobuf:"bytes,35,opt,name=limit_source_packets,json=limitSourcePackets,proto3,oneof" json:"limit_source_packets,omitempty"`
+	// 32 and 64 by default.
+	LimitIpv4Prefix *uint32 `protobuf:"varint,36,opt,name=limit_ipv4_prefix,json=limitIpv4Prefix,proto3,oneof" json:"limit_ipv4_prefix,omitempty"`
+	LimitIpv6Prefix *uint32 `protobuf:"varint,37,opt,name=limit_ipv6_prefix,json=limitIpv6Prefix,proto3,oneof" json:"limit_ipv6_prefix,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VIPFields) Reset() {
 	*x = VIPFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1686,7 @@ func (x *VIPFields) String() string {
 func (*VIPFields) ProtoMessage() {}
 
 func (x *VIPFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1699,7 @@ func (x *VIPFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPFields.ProtoReflect.Descriptor instead.
 func (*VIPFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{17}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VIPFields) GetName() string {
@@ -1716,6 +1821,48 @@ func (x *VIPFields) GetAllow() string {
 	return ""
 }
 
+func (x *VIPFields) GetLimitConnections() string {
+	if x != nil && x.LimitConnections != nil {
+		return *x.LimitConnections
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitPackets() string {
+	if x != nil && x.LimitPackets != nil {
+		return *x.LimitPackets
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitSourceConnections() string {
+	if x != nil && x.LimitSourceConnections != nil {
+		return *x.LimitSourceConnections
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitSourcePackets() string {
+	if x != nil && x.LimitSourcePackets != nil {
+		return *x.LimitSourcePackets
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitIpv4Prefix() uint32 {
+	if x != nil && x.LimitIpv4Prefix != nil {
+		return *x.LimitIpv4Prefix
+	}
+	return 0
+}
+
+func (x *VIPFields) GetLimitIpv6Prefix() uint32 {
+	if x != nil && x.LimitIpv6Prefix != nil {
+		return *x.LimitIpv6Prefix
+	}
+	return 0
+}
+
 // SetSourceList makes a source list, or replaces all that is on one, in one step: no
 // packet meets half of it.
 type SetSourceList struct {
@@ -1729,7 +1876,7 @@ type SetSourceList struct {
 
 func (x *SetSourceList) Reset() {
 	*x = SetSourceList{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1888,7 @@ func (x *SetSourceList) String() string {
 func (*SetSourceList) ProtoMessage() {}
 
 func (x *SetSourceList) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1901,7 @@ func (x *SetSourceList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSourceList.ProtoReflect.Descriptor instead.
 func (*SetSourceList) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{18}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetSourceList) GetName() string {
@@ -1783,7 +1930,7 @@ type NodeSourcesFields struct {
 
 func (x *NodeSourcesFields) Reset() {
 	*x = NodeSourcesFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1942,7 @@ func (x *NodeSourcesFields) String() string {
 func (*NodeSourcesFields) ProtoMessage() {}
 
 func (x *NodeSourcesFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1955,7 @@ func (x *NodeSourcesFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSourcesFields.ProtoReflect.Descriptor instead.
 func (*NodeSourcesFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{19}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeSourcesFields) GetDeny() string {
@@ -1849,7 +1996,7 @@ type PoolFields struct {
 
 func (x *PoolFields) Reset() {
 	*x = PoolFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2008,7 @@ func (x *PoolFields) String() string {
 func (*PoolFields) ProtoMessage() {}
 
 func (x *PoolFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2021,7 @@ func (x *PoolFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolFields.ProtoReflect.Descriptor instead.
 func (*PoolFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{20}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PoolFields) GetName() string {
@@ -1929,7 +2076,7 @@ type BackendFields struct {
 
 func (x *BackendFields) Reset() {
 	*x = BackendFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2088,7 @@ func (x *BackendFields) String() string {
 func (*BackendFields) ProtoMessage() {}
 
 func (x *BackendFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2101,7 @@ func (x *BackendFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendFields.ProtoReflect.Descriptor instead.
 func (*BackendFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{21}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BackendFields) GetAddress() string {
@@ -2002,7 +2149,7 @@ type ServerIDs struct {
 
 func (x *ServerIDs) Reset() {
 	*x = ServerIDs{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +2161,7 @@ func (x *ServerIDs) String() string {
 func (*ServerIDs) ProtoMessage() {}
 
 func (x *ServerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +2174,7 @@ func (x *ServerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerIDs.ProtoReflect.Descriptor instead.
 func (*ServerIDs) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{22}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ServerIDs) GetIds() []string {
@@ -2067,7 +2214,7 @@ type CheckFields struct {
 
 func (x *CheckFields) Reset() {
 	*x = CheckFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2226,7 @@ func (x *CheckFields) String() string {
 func (*CheckFields) ProtoMessage() {}
 
 func (x *CheckFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2239,7 @@ func (x *CheckFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFields.ProtoReflect.Descriptor instead.
 func (*CheckFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{23}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckFields) GetName() string {
@@ -2204,7 +2351,7 @@ type AddVIP struct {
 
 func (x *AddVIP) Reset() {
 	*x = AddVIP{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2363,7 @@ func (x *AddVIP) String() string {
 func (*AddVIP) ProtoMessage() {}
 
 func (x *AddVIP) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2376,7 @@ func (x *AddVIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVIP.ProtoReflect.Descriptor instead.
 func (*AddVIP) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{24}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AddVIP) GetVip() *VIPFields {
@@ -2272,7 +2419,7 @@ type AddPool struct {
 
 func (x *AddPool) Reset() {
 	*x = AddPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2431,7 @@ func (x *AddPool) String() string {
 func (*AddPool) ProtoMessage() {}
 
 func (x *AddPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2444,7 @@ func (x *AddPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPool.ProtoReflect.Descriptor instead.
 func (*AddPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{25}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AddPool) GetPool() *PoolFields {
@@ -2331,7 +2478,7 @@ type BackendInPool struct {
 
 func (x *BackendInPool) Reset() {
 	*x = BackendInPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2343,7 +2490,7 @@ func (x *BackendInPool) String() string {
 func (*BackendInPool) ProtoMessage() {}
 
 func (x *BackendInPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2356,7 +2503,7 @@ func (x *BackendInPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendInPool.ProtoReflect.Descriptor instead.
 func (*BackendInPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{26}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BackendInPool) GetPool() string {
@@ -2390,7 +2537,7 @@ type DrainBackend struct {
 
 func (x *DrainBackend) Reset() {
 	*x = DrainBackend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2402,7 +2549,7 @@ func (x *DrainBackend) String() string {
 func (*DrainBackend) ProtoMessage() {}
 
 func (x *DrainBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2415,7 +2562,7 @@ func (x *DrainBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBackend.ProtoReflect.Descriptor instead.
 func (*DrainBackend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{27}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DrainBackend) GetPool() string {
@@ -2463,7 +2610,7 @@ type RemoveBackend struct {
 
 func (x *RemoveBackend) Reset() {
 	*x = RemoveBackend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2622,7 @@ func (x *RemoveBackend) String() string {
 func (*RemoveBackend) ProtoMessage() {}
 
 func (x *RemoveBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2635,7 @@ func (x *RemoveBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBackend.ProtoReflect.Descriptor instead.
 func (*RemoveBackend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{28}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveBackend) GetPool() string {
@@ -2529,7 +2676,7 @@ type CheckInPool struct {
 
 func (x *CheckInPool) Reset() {
 	*x = CheckInPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2688,7 @@ func (x *CheckInPool) String() string {
 func (*CheckInPool) ProtoMessage() {}
 
 func (x *CheckInPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2701,7 @@ func (x *CheckInPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckInPool.ProtoReflect.Descriptor instead.
 func (*CheckInPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{29}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CheckInPool) GetPool() string {
@@ -2579,7 +2726,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2591,7 +2738,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2604,7 +2751,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{30}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{31}
 }
 
 type StatusResponse struct {
@@ -2629,7 +2776,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2788,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2801,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{31}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -2747,7 +2894,7 @@ type InterfaceStatus struct {
 
 func (x *InterfaceStatus) Reset() {
 	*x = InterfaceStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2906,7 @@ func (x *InterfaceStatus) String() string {
 func (*InterfaceStatus) ProtoMessage() {}
 
 func (x *InterfaceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2919,7 @@ func (x *InterfaceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceStatus.ProtoReflect.Descriptor instead.
 func (*InterfaceStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{32}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InterfaceStatus) GetName() string {
@@ -2808,7 +2955,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2820,7 +2967,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2833,7 +2980,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{33}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Counters) GetPackets() uint64 {
@@ -2868,14 +3015,19 @@ type VIPStatus struct {
 	// In the flow table.
 	Flows uint64 `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
 	// Those of its packets that were screened, denied or over a limit.
-	Dropped       []*Reason `protobuf:"bytes,30,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	Dropped []*Reason `protobuf:"bytes,30,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	// Those that limits which only observe would have dropped, by the reason that they
+	// would have had.
+	Observed []*Reason `protobuf:"bytes,31,rep,name=observed,proto3" json:"observed,omitempty"`
+	// Sources whose limits began anew for want of room.
+	Forgotten     uint64 `protobuf:"varint,32,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VIPStatus) Reset() {
 	*x = VIPStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3039,7 @@ func (x *VIPStatus) String() string {
 func (*VIPStatus) ProtoMessage() {}
 
 func (x *VIPStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3052,7 @@ func (x *VIPStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPStatus.ProtoReflect.Descriptor instead.
 func (*VIPStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{34}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VIPStatus) GetVip() *VIP {
@@ -2945,6 +3097,20 @@ func (x *VIPStatus) GetDropped() []*Reason {
 	return nil
 }
 
+func (x *VIPStatus) GetObserved() []*Reason {
+	if x != nil {
+		return x.Observed
+	}
+	return nil
+}
+
+func (x *VIPStatus) GetForgotten() uint64 {
+	if x != nil {
+		return x.Forgotten
+	}
+	return 0
+}
+
 type PoolStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2959,7 +3125,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3137,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3150,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PoolStatus) GetName() string {
@@ -3044,7 +3210,7 @@ type BackendStatus struct {
 
 func (x *BackendStatus) Reset() {
 	*x = BackendStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3222,7 @@ func (x *BackendStatus) String() string {
 func (*BackendStatus) ProtoMessage() {}
 
 func (x *BackendStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3235,7 @@ func (x *BackendStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStatus.ProtoReflect.Descriptor instead.
 func (*BackendStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{36}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BackendStatus) GetBackend() *Backend {
@@ -3161,7 +3327,7 @@ type CheckStatus struct {
 
 func (x *CheckStatus) Reset() {
 	*x = CheckStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3173,7 +3339,7 @@ func (x *CheckStatus) String() string {
 func (*CheckStatus) ProtoMessage() {}
 
 func (x *CheckStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3186,7 +3352,7 @@ func (x *CheckStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStatus.ProtoReflect.Descriptor instead.
 func (*CheckStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{37}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckStatus) GetName() string {
@@ -3260,7 +3426,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3272,7 +3438,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3285,7 +3451,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{38}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NextHop) GetInterface() string {
@@ -3326,7 +3492,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3504,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3517,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{39}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Reason) GetName() string {
@@ -3382,7 +3548,7 @@ type MapUse struct {
 
 func (x *MapUse) Reset() {
 	*x = MapUse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3560,7 @@ func (x *MapUse) String() string {
 func (*MapUse) ProtoMessage() {}
 
 func (x *MapUse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3573,7 @@ func (x *MapUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapUse.ProtoReflect.Descriptor instead.
 func (*MapUse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{40}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MapUse) GetName() string {
@@ -3462,7 +3628,7 @@ type FlowTable struct {
 
 func (x *FlowTable) Reset() {
 	*x = FlowTable{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3640,7 @@ func (x *FlowTable) String() string {
 func (*FlowTable) ProtoMessage() {}
 
 func (x *FlowTable) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3653,7 @@ func (x *FlowTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTable.ProtoReflect.Descriptor instead.
 func (*FlowTable) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{41}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *FlowTable) GetLive() uint64 {
@@ -3587,7 +3753,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vNodeSources\x12\x12\n" +
 	"\x04deny\x18\x01 \x01(\tR\x04deny\x12\x14\n" +
 	"\x05allow\x18\x02 \x01(\tR\x05allow\x12\x14\n" +
-	"\x05bogus\x18\x03 \x01(\tR\x05bogus\"\xa6\x03\n" +
+	"\x05bogus\x18\x03 \x01(\tR\x05bogus\"\xd4\x03\n" +
 	"\x03VIP\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12\x1a\n" +
@@ -3602,7 +3768,17 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\x03mss\x18\f \x01(\rR\x03mss\x12\x12\n" +
 	"\x04quic\x18\r \x01(\bR\x04quic\x12\x12\n" +
 	"\x04deny\x18\x1e \x01(\tR\x04deny\x12\x14\n" +
-	"\x05allow\x18\x1f \x01(\tR\x05allowJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"`\n" +
+	"\x05allow\x18\x1f \x01(\tR\x05allow\x12,\n" +
+	"\x06limits\x18  \x01(\v2\x14.steelyard.v1.LimitsR\x06limitsJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xdc\x01\n" +
+	"\x06Limits\x12 \n" +
+	"\vconnections\x18\x01 \x01(\tR\vconnections\x12\x18\n" +
+	"\apackets\x18\x02 \x01(\tR\apackets\x12-\n" +
+	"\x12source_connections\x18\x03 \x01(\tR\x11sourceConnections\x12%\n" +
+	"\x0esource_packets\x18\x04 \x01(\tR\rsourcePackets\x12\x1f\n" +
+	"\vipv4_prefix\x18\x05 \x01(\rR\n" +
+	"ipv4Prefix\x12\x1f\n" +
+	"\vipv6_prefix\x18\x06 \x01(\rR\n" +
+	"ipv6Prefix\"`\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
@@ -3685,7 +3861,8 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vset_sources\x18  \x01(\v2\x1f.steelyard.v1.NodeSourcesFieldsH\x00R\n" +
 	"setSourcesB\n" +
 	"\n" +
-	"\bmutation\"\xf3\x06\n" +
+	"\bmutation\"\xb1\n" +
+	"\n" +
 	"\tVIPFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12;\n" +
@@ -3705,7 +3882,13 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\x04quic\x18\x11 \x01(\bH\n" +
 	"R\x04quic\x88\x01\x01\x12\x17\n" +
 	"\x04deny\x18\x1e \x01(\tH\vR\x04deny\x88\x01\x01\x12\x19\n" +
-	"\x05allow\x18\x1f \x01(\tH\fR\x05allow\x88\x01\x01B\v\n" +
+	"\x05allow\x18\x1f \x01(\tH\fR\x05allow\x88\x01\x01\x120\n" +
+	"\x11limit_connections\x18  \x01(\tH\rR\x10limitConnections\x88\x01\x01\x12(\n" +
+	"\rlimit_packets\x18! \x01(\tH\x0eR\flimitPackets\x88\x01\x01\x12=\n" +
+	"\x18limit_source_connections\x18\" \x01(\tH\x0fR\x16limitSourceConnections\x88\x01\x01\x125\n" +
+	"\x14limit_source_packets\x18# \x01(\tH\x10R\x12limitSourcePackets\x88\x01\x01\x12/\n" +
+	"\x11limit_ipv4_prefix\x18$ \x01(\rH\x11R\x0flimitIpv4Prefix\x88\x01\x01\x12/\n" +
+	"\x11limit_ipv6_prefix\x18% \x01(\rH\x12R\x0flimitIpv6Prefix\x88\x01\x01B\v\n" +
 	"\t_protocolB\a\n" +
 	"\x05_modeB\a\n" +
 	"\x05_poolB\v\n" +
@@ -3719,7 +3902,13 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\x04_mssB\a\n" +
 	"\x05_quicB\a\n" +
 	"\x05_denyB\b\n" +
-	"\x06_allowJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"?\n" +
+	"\x06_allowB\x14\n" +
+	"\x12_limit_connectionsB\x10\n" +
+	"\x0e_limit_packetsB\x1b\n" +
+	"\x19_limit_source_connectionsB\x17\n" +
+	"\x15_limit_source_packetsB\x14\n" +
+	"\x12_limit_ipv4_prefixB\x14\n" +
+	"\x12_limit_ipv6_prefixJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"?\n" +
 	"\rSetSourceList\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"\x7f\n" +
@@ -3831,14 +4020,16 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\bCounters\x12\x18\n" +
 	"\apackets\x18\x01 \x01(\x04R\apackets\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12 \n" +
-	"\vconnections\x18\x03 \x01(\x04R\vconnections\"\xe1\x01\n" +
+	"\vconnections\x18\x03 \x01(\x04R\vconnections\"\xb1\x02\n" +
 	"\tVIPStatus\x12#\n" +
 	"\x03vip\x18\x01 \x01(\v2\x11.steelyard.v1.VIPR\x03vip\x12\x1c\n" +
 	"\tavailable\x18\x02 \x01(\bR\tavailable\x122\n" +
 	"\bcounters\x18\x03 \x01(\v2\x16.steelyard.v1.CountersR\bcounters\x12\x17\n" +
 	"\ain_flux\x18\x04 \x01(\bR\x06inFlux\x12\x14\n" +
 	"\x05flows\x18\x05 \x01(\x04R\x05flows\x12.\n" +
-	"\adropped\x18\x1e \x03(\v2\x14.steelyard.v1.ReasonR\adropped\"\xbc\x01\n" +
+	"\adropped\x18\x1e \x03(\v2\x14.steelyard.v1.ReasonR\adropped\x120\n" +
+	"\bobserved\x18\x1f \x03(\v2\x14.steelyard.v1.ReasonR\bobserved\x12\x1c\n" +
+	"\tforgotten\x18  \x01(\x04R\tforgotten\"\xbc\x01\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
@@ -3914,7 +4105,7 @@ func file_steelyardv1_steelyard_proto_rawDescGZIP() []byte {
 	return file_steelyardv1_steelyard_proto_rawDescData
 }
 
-var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*GetRequest)(nil),            // 0: steelyard.v1.GetRequest
 	(*GetResponse)(nil),           // 1: steelyard.v1.GetResponse
@@ -3923,108 +4114,111 @@ var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*SourceList)(nil),            // 4: steelyard.v1.SourceList
 	(*NodeSources)(nil),           // 5: steelyard.v1.NodeSources
 	(*VIP)(nil),                   // 6: steelyard.v1.VIP
-	(*Endpoint)(nil),              // 7: steelyard.v1.Endpoint
-	(*Affinity)(nil),              // 8: steelyard.v1.Affinity
-	(*Pool)(nil),                  // 9: steelyard.v1.Pool
-	(*Backend)(nil),               // 10: steelyard.v1.Backend
-	(*Drain)(nil),                 // 11: steelyard.v1.Drain
-	(*Check)(nil),                 // 12: steelyard.v1.Check
-	(*ChangeRequest)(nil),         // 13: steelyard.v1.ChangeRequest
-	(*ChangeResponse)(nil),        // 14: steelyard.v1.ChangeResponse
-	(*BackendName)(nil),           // 15: steelyard.v1.BackendName
-	(*Mutation)(nil),              // 16: steelyard.v1.Mutation
-	(*VIPFields)(nil),             // 17: steelyard.v1.VIPFields
-	(*SetSourceList)(nil),         // 18: steelyard.v1.SetSourceList
-	(*NodeSourcesFields)(nil),     // 19: steelyard.v1.NodeSourcesFields
-	(*PoolFields)(nil),            // 20: steelyard.v1.PoolFields
-	(*BackendFields)(nil),         // 21: steelyard.v1.BackendFields
-	(*ServerIDs)(nil),             // 22: steelyard.v1.ServerIDs
-	(*CheckFields)(nil),           // 23: steelyard.v1.CheckFields
-	(*AddVIP)(nil),                // 24: steelyard.v1.AddVIP
-	(*AddPool)(nil),               // 25: steelyard.v1.AddPool
-	(*BackendInPool)(nil),         // 26: steelyard.v1.BackendInPool
-	(*DrainBackend)(nil),          // 27: steelyard.v1.DrainBackend
-	(*RemoveBackend)(nil),         // 28: steelyard.v1.RemoveBackend
-	(*CheckInPool)(nil),           // 29: steelyard.v1.CheckInPool
-	(*StatusRequest)(nil),         // 30: steelyard.v1.StatusRequest
-	(*StatusResponse)(nil),        // 31: steelyard.v1.StatusResponse
-	(*InterfaceStatus)(nil),       // 32: steelyard.v1.InterfaceStatus
-	(*Counters)(nil),              // 33: steelyard.v1.Counters
-	(*VIPStatus)(nil),             // 34: steelyard.v1.VIPStatus
-	(*PoolStatus)(nil),            // 35: steelyard.v1.PoolStatus
-	(*BackendStatus)(nil),         // 36: steelyard.v1.BackendStatus
-	(*CheckStatus)(nil),           // 37: steelyard.v1.CheckStatus
-	(*NextHop)(nil),               // 38: steelyard.v1.NextHop
-	(*Reason)(nil),                // 39: steelyard.v1.Reason
-	(*MapUse)(nil),                // 40: steelyard.v1.MapUse
-	(*FlowTable)(nil),             // 41: steelyard.v1.FlowTable
+	(*Limits)(nil),                // 7: steelyard.v1.Limits
+	(*Endpoint)(nil),              // 8: steelyard.v1.Endpoint
+	(*Affinity)(nil),              // 9: steelyard.v1.Affinity
+	(*Pool)(nil),                  // 10: steelyard.v1.Pool
+	(*Backend)(nil),               // 11: steelyard.v1.Backend
+	(*Drain)(nil),                 // 12: steelyard.v1.Drain
+	(*Check)(nil),                 // 13: steelyard.v1.Check
+	(*ChangeRequest)(nil),         // 14: steelyard.v1.ChangeRequest
+	(*ChangeResponse)(nil),        // 15: steelyard.v1.ChangeResponse
+	(*BackendName)(nil),           // 16: steelyard.v1.BackendName
+	(*Mutation)(nil),              // 17: steelyard.v1.Mutation
+	(*VIPFields)(nil),             // 18: steelyard.v1.VIPFields
+	(*SetSourceList)(nil),         // 19: steelyard.v1.SetSourceList
+	(*NodeSourcesFields)(nil),     // 20: steelyard.v1.NodeSourcesFields
+	(*PoolFields)(nil),            // 21: steelyard.v1.PoolFields
+	(*BackendFields)(nil),         // 22: steelyard.v1.BackendFields
+	(*ServerIDs)(nil),             // 23: steelyard.v1.ServerIDs
+	(*CheckFields)(nil),           // 24: steelyard.v1.CheckFields
+	(*AddVIP)(nil),                // 25: steelyard.v1.AddVIP
+	(*AddPool)(nil),               // 26: steelyard.v1.AddPool
+	(*BackendInPool)(nil),         // 27: steelyard.v1.BackendInPool
+	(*DrainBackend)(nil),          // 28: steelyard.v1.DrainBackend
+	(*RemoveBackend)(nil),         // 29: steelyard.v1.RemoveBackend
+	(*CheckInPool)(nil),           // 30: steelyard.v1.CheckInPool
+	(*StatusRequest)(nil),         // 31: steelyard.v1.StatusRequest
+	(*StatusResponse)(nil),        // 32: steelyard.v1.StatusResponse
+	(*InterfaceStatus)(nil),       // 33: steelyard.v1.InterfaceStatus
+	(*Counters)(nil),              // 34: steelyard.v1.Counters
+	(*VIPStatus)(nil),             // 35: steelyard.v1.VIPStatus
+	(*PoolStatus)(nil),            // 36: steelyard.v1.PoolStatus
+	(*BackendStatus)(nil),         // 37: steelyard.v1.BackendStatus
+	(*CheckStatus)(nil),           // 38: steelyard.v1.CheckStatus
+	(*NextHop)(nil),               // 39: steelyard.v1.NextHop
+	(*Reason)(nil),                // 40: steelyard.v1.Reason
+	(*MapUse)(nil),                // 41: steelyard.v1.MapUse
+	(*FlowTable)(nil),             // 42: steelyard.v1.FlowTable
 }
 var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	6,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
-	9,  // 1: steelyard.v1.GetResponse.pools:type_name -> steelyard.v1.Pool
+	10, // 1: steelyard.v1.GetResponse.pools:type_name -> steelyard.v1.Pool
 	4,  // 2: steelyard.v1.GetResponse.source_lists:type_name -> steelyard.v1.SourceList
 	5,  // 3: steelyard.v1.GetResponse.sources:type_name -> steelyard.v1.NodeSources
-	7,  // 4: steelyard.v1.VIP.endpoints:type_name -> steelyard.v1.Endpoint
-	8,  // 5: steelyard.v1.VIP.affinity:type_name -> steelyard.v1.Affinity
-	12, // 6: steelyard.v1.Pool.checks:type_name -> steelyard.v1.Check
-	10, // 7: steelyard.v1.Pool.backends:type_name -> steelyard.v1.Backend
-	11, // 8: steelyard.v1.Backend.drain:type_name -> steelyard.v1.Drain
-	16, // 9: steelyard.v1.ChangeRequest.mutations:type_name -> steelyard.v1.Mutation
-	15, // 10: steelyard.v1.ChangeResponse.draining:type_name -> steelyard.v1.BackendName
-	24, // 11: steelyard.v1.Mutation.add_vip:type_name -> steelyard.v1.AddVIP
-	17, // 12: steelyard.v1.Mutation.set_vip:type_name -> steelyard.v1.VIPFields
-	25, // 13: steelyard.v1.Mutation.add_pool:type_name -> steelyard.v1.AddPool
-	20, // 14: steelyard.v1.Mutation.set_pool:type_name -> steelyard.v1.PoolFields
-	26, // 15: steelyard.v1.Mutation.add_backend:type_name -> steelyard.v1.BackendInPool
-	26, // 16: steelyard.v1.Mutation.set_backend:type_name -> steelyard.v1.BackendInPool
-	28, // 17: steelyard.v1.Mutation.remove_backend:type_name -> steelyard.v1.RemoveBackend
-	29, // 18: steelyard.v1.Mutation.add_check:type_name -> steelyard.v1.CheckInPool
-	29, // 19: steelyard.v1.Mutation.set_check:type_name -> steelyard.v1.CheckInPool
-	29, // 20: steelyard.v1.Mutation.remove_check:type_name -> steelyard.v1.CheckInPool
-	27, // 21: steelyard.v1.Mutation.drain_backend:type_name -> steelyard.v1.DrainBackend
-	18, // 22: steelyard.v1.Mutation.set_source_list:type_name -> steelyard.v1.SetSourceList
-	19, // 23: steelyard.v1.Mutation.set_sources:type_name -> steelyard.v1.NodeSourcesFields
-	7,  // 24: steelyard.v1.VIPFields.endpoints:type_name -> steelyard.v1.Endpoint
-	7,  // 25: steelyard.v1.VIPFields.add_endpoints:type_name -> steelyard.v1.Endpoint
-	7,  // 26: steelyard.v1.VIPFields.remove_endpoints:type_name -> steelyard.v1.Endpoint
-	22, // 27: steelyard.v1.BackendFields.server_ids:type_name -> steelyard.v1.ServerIDs
-	17, // 28: steelyard.v1.AddVIP.vip:type_name -> steelyard.v1.VIPFields
-	21, // 29: steelyard.v1.AddVIP.backends:type_name -> steelyard.v1.BackendFields
-	23, // 30: steelyard.v1.AddVIP.checks:type_name -> steelyard.v1.CheckFields
-	20, // 31: steelyard.v1.AddPool.pool:type_name -> steelyard.v1.PoolFields
-	21, // 32: steelyard.v1.AddPool.backends:type_name -> steelyard.v1.BackendFields
-	23, // 33: steelyard.v1.AddPool.checks:type_name -> steelyard.v1.CheckFields
-	21, // 34: steelyard.v1.BackendInPool.backend:type_name -> steelyard.v1.BackendFields
-	21, // 35: steelyard.v1.DrainBackend.backend:type_name -> steelyard.v1.BackendFields
-	21, // 36: steelyard.v1.RemoveBackend.backend:type_name -> steelyard.v1.BackendFields
-	23, // 37: steelyard.v1.CheckInPool.check:type_name -> steelyard.v1.CheckFields
-	32, // 38: steelyard.v1.StatusResponse.interfaces:type_name -> steelyard.v1.InterfaceStatus
-	34, // 39: steelyard.v1.StatusResponse.vips:type_name -> steelyard.v1.VIPStatus
-	35, // 40: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
-	39, // 41: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
-	40, // 42: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
-	41, // 43: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
-	6,  // 44: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
-	33, // 45: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
-	39, // 46: steelyard.v1.VIPStatus.dropped:type_name -> steelyard.v1.Reason
-	36, // 47: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
-	10, // 48: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
-	37, // 49: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
-	38, // 50: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
-	33, // 51: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
-	0,  // 52: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
-	13, // 53: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
-	2,  // 54: steelyard.v1.Steelyard.GetSourceList:input_type -> steelyard.v1.GetSourceListRequest
-	30, // 55: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
-	1,  // 56: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
-	14, // 57: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
-	3,  // 58: steelyard.v1.Steelyard.GetSourceList:output_type -> steelyard.v1.GetSourceListResponse
-	31, // 59: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
-	56, // [56:60] is the sub-list for method output_type
-	52, // [52:56] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	8,  // 4: steelyard.v1.VIP.endpoints:type_name -> steelyard.v1.Endpoint
+	9,  // 5: steelyard.v1.VIP.affinity:type_name -> steelyard.v1.Affinity
+	7,  // 6: steelyard.v1.VIP.limits:type_name -> steelyard.v1.Limits
+	13, // 7: steelyard.v1.Pool.checks:type_name -> steelyard.v1.Check
+	11, // 8: steelyard.v1.Pool.backends:type_name -> steelyard.v1.Backend
+	12, // 9: steelyard.v1.Backend.drain:type_name -> steelyard.v1.Drain
+	17, // 10: steelyard.v1.ChangeRequest.mutations:type_name -> steelyard.v1.Mutation
+	16, // 11: steelyard.v1.ChangeResponse.draining:type_name -> steelyard.v1.BackendName
+	25, // 12: steelyard.v1.Mutation.add_vip:type_name -> steelyard.v1.AddVIP
+	18, // 13: steelyard.v1.Mutation.set_vip:type_name -> steelyard.v1.VIPFields
+	26, // 14: steelyard.v1.Mutation.add_pool:type_name -> steelyard.v1.AddPool
+	21, // 15: steelyard.v1.Mutation.set_pool:type_name -> steelyard.v1.PoolFields
+	27, // 16: steelyard.v1.Mutation.add_backend:type_name -> steelyard.v1.BackendInPool
+	27, // 17: steelyard.v1.Mutation.set_backend:type_name -> steelyard.v1.BackendInPool
+	29, // 18: steelyard.v1.Mutation.remove_backend:type_name -> steelyard.v1.RemoveBackend
+	30, // 19: steelyard.v1.Mutation.add_check:type_name -> steelyard.v1.CheckInPool
+	30, // 20: steelyard.v1.Mutation.set_check:type_name -> steelyard.v1.CheckInPool
+	30, // 21: steelyard.v1.Mutation.remove_check:type_name -> steelyard.v1.CheckInPool
+	28, // 22: steelyard.v1.Mutation.drain_backend:type_name -> steelyard.v1.DrainBackend
+	19, // 23: steelyard.v1.Mutation.set_source_list:type_name -> steelyard.v1.SetSourceList
+	20, // 24: steelyard.v1.Mutation.set_sources:type_name -> steelyard.v1.NodeSourcesFields
+	8,  // 25: steelyard.v1.VIPFields.endpoints:type_name -> steelyard.v1.Endpoint
+	8,  // 26: steelyard.v1.VIPFields.add_endpoints:type_name -> steelyard.v1.Endpoint
+	8,  // 27: steelyard.v1.VIPFields.remove_endpoints:type_name -> steelyard.v1.Endpoint
+	23, // 28: steelyard.v1.BackendFields.server_ids:type_name -> steelyard.v1.ServerIDs
+	18, // 29: steelyard.v1.AddVIP.vip:type_name -> steelyard.v1.VIPFields
+	22, // 30: steelyard.v1.AddVIP.backends:type_name -> steelyard.v1.BackendFields
+	24, // 31: steelyard.v1.AddVIP.checks:type_name -> steelyard.v1.CheckFields
+	21, // 32: steelyard.v1.AddPool.pool:type_name -> steelyard.v1.PoolFields
+	22, // 33: steelyard.v1.AddPool.backends:type_name -> steelyard.v1.BackendFields
+	24, // 34: steelyard.v1.AddPool.checks:type_name -> steelyard.v1.CheckFields
+	22, // 35: steelyard.v1.BackendInPool.backend:type_name -> steelyard.v1.BackendFields
+	22, // 36: steelyard.v1.DrainBackend.backend:type_name -> steelyard.v1.BackendFields
+	22, // 37: steelyard.v1.RemoveBackend.backend:type_name -> steelyard.v1.BackendFields
+	24, // 38: steelyard.v1.CheckInPool.check:type_name -> steelyard.v1.CheckFields
+	33, // 39: steelyard.v1.StatusResponse.interfaces:type_name -> steelyard.v1.InterfaceStatus
+	35, // 40: steelyard.v1.StatusResponse.vips:type_name -> steelyard.v1.VIPStatus
+	36, // 41: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
+	40, // 42: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
+	41, // 43: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
+	42, // 44: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
+	6,  // 45: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
+	34, // 46: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
+	40, // 47: steelyard.v1.VIPStatus.dropped:type_name -> steelyard.v1.Reason
+	40, // 48: steelyard.v1.VIPStatus.observed:type_name -> steelyard.v1.Reason
+	37, // 49: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
+	11, // 50: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
+	38, // 51: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
+	39, // 52: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
+	34, // 53: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
+	0,  // 54: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
+	14, // 55: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
+	2,  // 56: steelyard.v1.Steelyard.GetSourceList:input_type -> steelyard.v1.GetSourceListRequest
+	31, // 57: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
+	1,  // 58: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
+	15, // 59: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
+	3,  // 60: steelyard.v1.Steelyard.GetSourceList:output_type -> steelyard.v1.GetSourceListResponse
+	32, // 61: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
+	58, // [58:62] is the sub-list for method output_type
+	54, // [54:58] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_steelyardv1_steelyard_proto_init() }
@@ -4032,7 +4226,7 @@ func file_steelyardv1_steelyard_proto_init() {
 	if File_steelyardv1_steelyard_proto != nil {
 		return
 	}
-	file_steelyardv1_steelyard_proto_msgTypes[16].OneofWrappers = []any{
+	file_steelyardv1_steelyard_proto_msgTypes[17].OneofWrappers = []any{
 		(*Mutation_AddVip)(nil),
 		(*Mutation_SetVip)(nil),
 		(*Mutation_RemoveVip)(nil),
@@ -4050,20 +4244,20 @@ func file_steelyardv1_steelyard_proto_init() {
 		(*Mutation_RemoveSourceList)(nil),
 		(*Mutation_SetSources)(nil),
 	}
-	file_steelyardv1_steelyard_proto_msgTypes[17].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[19].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[18].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[20].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[21].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[23].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[27].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[22].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[24].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[28].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_steelyardv1_steelyard_proto_rawDesc), len(file_steelyardv1_steelyard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
