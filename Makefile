@@ -24,7 +24,7 @@ GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X m
 LAB = go run $(AS_ROOT) ./tools/lab
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections test-kernels fuzz build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
+	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
 	setup-kernels
 
 help: ## list the targets
@@ -70,6 +70,10 @@ fuzz: export STEELYARD_FUZZ_SEED = $(or $(SEED),$(shell date +%s))
 fuzz: export STEELYARD_FUZZ_CASE = $(CASE)
 fuzz: setup ## send ten million mutated packets through the packet path; RUNS, SEED, CASE
 	go test -count 1 -timeout 2h -v -run 'TestFuzz$$' $(AS_ROOT) ./pkg/dataplane
+
+nightly: ## run what takes too long for every change: fuzz, then test-connections
+	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory test-connections
 
 lint: setup ## check format, imports, lengths, and what vet and staticcheck know
 	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \

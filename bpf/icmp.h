@@ -124,12 +124,14 @@ step bool write_answer_ipv6(struct xdp_md *ctx, u32 l3, enum trouble trouble, u3
 	return true;
 }
 
-/* Whether the packet at l3 is one of a host's that an answer may go to. */
+/* Whether the packet at l3 is from one host, and to one, so that an answer may go back. */
 step bool answerable(struct xdp_md *ctx, u32 l3, bool ipv6)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	void *ip = data + (l3 & L3_MASK);
 
+	if (!sent_to_one(ctx))
+		return false;
 	if (ip + sizeof(struct ipv6hdr) > end)
 		return !ipv6 && ip + sizeof(struct iphdr) <= end &&
 		       is_host_ipv4(((struct iphdr *)ip)->saddr);

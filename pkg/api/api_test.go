@@ -415,6 +415,7 @@ func TestStatusComesThroughWhole(t *testing.T) {
 		s.Maps = []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}}
 		s.Flows = model.FlowTable{Live: 1, Capacity: 2, SlotsInFlux: 3, Sweeps: 4, Entries: 5, Took: 6,
 			Remembered: 7, Evicted: 8, EvictedConnections: 9, Unremembered: 10}
+		s.Fragments = model.FragmentTable{Remembered: 11, Evicted: 12}
 		want = *s
 	})
 	got, err := w.client.Status(t.Context())

@@ -169,7 +169,8 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 		Maps: list(r.Maps, func(m *steelyardv1.MapUse) model.MapUse {
 			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
-		Flows: decodeFlows(r.Flows),
+		Flows:     decodeFlows(r.Flows),
+		Fragments: model.FragmentTable{Remembered: r.Fragments.GetRemembered(), Evicted: r.Fragments.GetEvicted()},
 	}
 	return s, d.err
 }

@@ -121,7 +121,8 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 		Maps: list(s.Maps, func(m model.MapUse) *steelyardv1.MapUse {
 			return &steelyardv1.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
-		Flows: encodeFlows(s.Flows),
+		Flows:     encodeFlows(s.Flows),
+		Fragments: &steelyardv1.FragmentTable{Remembered: s.Fragments.Remembered, Evicted: s.Fragments.Evicted},
 	}
 }
 

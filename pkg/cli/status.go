@@ -37,6 +37,7 @@ func (o *observed) viewStatus() statusView {
 			Remembered: s.Flows.Remembered, Evicted: s.Flows.Evicted,
 			EvictedConnections: s.Flows.EvictedConnections, Unremembered: s.Flows.Unremembered,
 		},
+		FragmentTable: fragmentTableView(s.Fragments),
 	}
 	for _, r := range s.Reasons {
 		view.Reasons[r.Name] = r.Packets
@@ -59,6 +60,7 @@ func (a *app) printStatus(w io.Writer, o *observed) {
 		fmt.Fprintf(w, "error: %s\n", s.Error)
 	}
 	printFlux(w, &s.Flows)
+	printFragments(w, s.Fragments)
 	fmt.Fprintln(w)
 	printInterfaces(w, s.Interfaces)
 	fmt.Fprintln(w)
@@ -81,6 +83,14 @@ func printFlux(w io.Writer, f *model.FlowTable) {
 	if f.EvictedConnections > 0 || f.Unremembered > 0 {
 		fmt.Fprintf(w, "ALARM: the flow table had no room: %s evicted, %d not remembered; they may break when backends change; raise limits.flows in the configuration\n",
 			plural(int(f.EvictedConnections), "connection"), f.Unremembered)
+	}
+}
+
+// printFragments says so if the fragment table was too small.
+func printFragments(w io.Writer, f model.FragmentTable) {
+	if f.Evicted > 0 {
+		fmt.Fprintf(w, "fragments: %d of %s gave way to others, and what was still to come of them is dropped; unless it is an attack, raise limits.fragments in the configuration\n",
+			f.Evicted, plural(int(f.Remembered), "packet"))
 	}
 }
 

@@ -165,9 +165,10 @@ type statusView struct {
 	VIPs       []vipView       `json:"vips"`
 	Pools      []poolView      `json:"pools"`
 	// Reasons counts every way out of the packet path.
-	Reasons   map[string]uint64 `json:"reasons"`
-	Maps      []mapView         `json:"maps"`
-	FlowTable flowTableView     `json:"flow_table"`
+	Reasons       map[string]uint64 `json:"reasons"`
+	Maps          []mapView         `json:"maps"`
+	FlowTable     flowTableView     `json:"flow_table"`
+	FragmentTable fragmentTableView `json:"fragment_table"`
 }
 
 // flowTableView is what the last sweep found, and what happened since the start.
@@ -187,6 +188,13 @@ type flowTableView struct {
 	// change: the table is too small.
 	EvictedConnections uint64 `json:"evicted_connections"`
 	Unremembered       uint64 `json:"unremembered"`
+}
+
+// fragmentTableView is what happened to it since it was made: packets in fragments,
+// and those that gave way while fragments of theirs might still come.
+type fragmentTableView struct {
+	Remembered uint64 `json:"remembered"`
+	Evicted    uint64 `json:"evicted"`
 }
 
 type interfaceView struct {

@@ -26,7 +26,8 @@ type Counters struct {
 	Observed  map[string][]model.Reason
 	Forgotten map[string]uint64
 	// Reasons are in the order in which the program declares them.
-	Reasons []model.Reason
+	Reasons   []model.Reason
+	Fragments model.FragmentTable
 }
 
 // Counters reads everything that is counted.
@@ -71,7 +72,11 @@ func (p *Plane) Counters() (Counters, error) {
 			c.Reasons[i].Packets += n
 		}
 	}
-	return c, nil
+	events, err := p.flowEvents()
+	c.Fragments = model.FragmentTable{
+		Remembered: events[lbFlowEventFRAGMENT_REMEMBERED], Evicted: events[lbFlowEventFRAGMENT_EVICTED],
+	}
+	return c, err
 }
 
 func readCounters(m *ebpf.Map, index uint32) (model.Counters, error) {

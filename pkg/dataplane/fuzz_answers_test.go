@@ -53,7 +53,7 @@ const (
 
 // answerable: an ICMP error about it may be sent (RFC 1122, section 3.2.2; RFC 4443, 2.4e).
 func answerable(e *encounter) bool {
-	if e.isError() || e.part == laterFragment {
+	if e.isError() || e.part == laterFragment || toGroup(e) {
 		return false
 	}
 	return ofHost(e.source)

@@ -62,7 +62,7 @@ func notServed(e *encounter) bool {
 	if e.flaws == 0 && e.part == laterFragment {
 		return true // the first one may have been for another port; what follows a served one is pursued
 	}
-	known := e.flaws != 0 || e.served() || e.isEchoRequest() || e.isError() && !e.about && !e.quotesOther()
+	known := e.flaws != 0 || e.served() || e.isEchoRequest() && !toGroup(e) || e.isError() && !e.about && !e.quotesOther()
 	return !e.ours || !known
 }
 
@@ -75,7 +75,7 @@ func early(e *encounter) bool {
 // or empty.
 func (e *encounter) screened() string {
 	switch {
-	case !e.options.Screening || e.flaws != 0 || !e.served() && !echoed(e):
+	case !e.options.Screening || e.flaws != 0 || !e.served() && !(e.ours && e.isEchoRequest()):
 		return ""
 	case e.source == e.destination:
 		return "drop_land"
@@ -102,11 +102,14 @@ func spoiltBy(f flaw) func(*encounter) bool {
 	return func(e *encounter) bool { return e.ours && e.flaws&f != 0 }
 }
 
-func echoed(e *encounter) bool { return e.ours && e.isEchoRequest() }
+// toGroup: no answer is due to a frame to several hosts (RFC 1122, section 3.2.2).
+func toGroup(e *encounter) bool { return e.frame()[0]&1 != 0 }
+
+func echoed(e *encounter) bool { return e.ours && e.isEchoRequest() && !toGroup(e) }
 
 func resets(e *encounter) bool {
 	return e.served() && len(e.candidates) == 0 && e.pools[e.vips[0].Pool].Reset && e.part == whole && !e.about &&
-		e.protocol == numberTCP && e.segment().flags&flagRST == 0
+		e.protocol == numberTCP && e.segment().flags&flagRST == 0 && !toGroup(e)
 }
 
 // maybe: a backend that the packet may go to has it end for that reason.

@@ -88,7 +88,7 @@ func (l *lab) rows() []row {
 	for _, f := range families() {
 		for _, topic := range []func(*lab, family) []row{
 			l2Rows, tunnelRows, vlanRows, foreignRows, echoRows, downRows, resetRows, unreachableRows, sizeRows,
-			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows,
+			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows, groupRows,
 		} {
 			rows = append(rows, topic(l, f)...)
 		}

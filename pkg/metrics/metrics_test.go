@@ -75,6 +75,7 @@ func filled() model.Status {
 		Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}},
 		Flows: model.FlowTable{Live: 63, Capacity: 1024, SlotsInFlux: 300, Sweeps: 5, Entries: 1000, Took: 2500 * time.Microsecond,
 			Remembered: 70, Evicted: 4, EvictedConnections: 3, Unremembered: 2},
+		Fragments: model.FragmentTable{Remembered: 90, Evicted: 6},
 	}
 }
 

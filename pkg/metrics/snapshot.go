@@ -202,4 +202,7 @@ func (s snapshot) flows(e emitter) {
 	e.counter("flow_evicted_total", "Entries that gave way to others although their flow could be found again.")(float64(f.Evicted))
 	e.counter("flow_evicted_connections_total", "Connections that gave way to others and may break at the next change. Alarm: the flow table is too small.")(float64(f.EvictedConnections))
 	e.counter("flow_unremembered_total", "Flows that the flow table had no room for and that may break at the next change. Alarm: the flow table is too small.")(float64(f.Unremembered))
+	fragments := s.status.Fragments
+	e.counter("fragmented_remembered_total", "Packets in fragments that were entered into the fragment table.")(float64(fragments.Remembered))
+	e.counter("fragmented_evicted_total", "Packets in fragments that gave way to others while fragments of theirs might still come.")(float64(fragments.Evicted))
 }

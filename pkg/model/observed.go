@@ -49,9 +49,10 @@ type Status struct {
 	VIPs       []VIPStatus
 	Pools      []PoolStatus
 	// Reasons counts every way out of the packet path, in a fixed order.
-	Reasons []Reason
-	Flows   FlowTable
-	Maps    []MapUse
+	Reasons   []Reason
+	Flows     FlowTable
+	Fragments FragmentTable
+	Maps      []MapUse
 }
 
 // InterfaceStatus says how the program is attached.
@@ -150,6 +151,13 @@ type FlowTable struct {
 	// count flows that may break at the next change: alarms.
 	Remembered, Evicted              uint64
 	EvictedConnections, Unremembered uint64
+}
+
+// FragmentTable is what happened to the fragment table since it was made.
+type FragmentTable struct {
+	// Remembered counts packets in fragments, Evicted those that gave way while
+	// fragments of theirs might still come.
+	Remembered, Evicted uint64
 }
 
 // Reason is one way out of the packet path with its count of packets.

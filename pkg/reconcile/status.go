@@ -38,6 +38,7 @@ func (l *Loop) status() (model.Status, error) {
 		Applied:    l.applied,
 		Interfaces: l.o.Plane.Interfaces(),
 		Reasons:    counters.Reasons,
+		Fragments:  counters.Fragments,
 		Maps:       l.o.Plane.Maps(),
 	}
 	flows := l.o.Plane.Flows()

@@ -28,6 +28,14 @@ func (p path) suffix() string {
 	return strings.Join(parts, "-")
 }
 
+// String has every part but the usual family.
+func (p path) String() string {
+	if p.ipv6 {
+		return p.mode + "-v6-" + p.transport.String()
+	}
+	return p.mode + "-" + p.transport.String()
+}
+
 // transport is what connections are made of, and what their VIPs do for them.
 type transport uint8
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,9 +18,7 @@ type scenario struct {
 	// idleTimeout of the VIPs; 0 means [longIdleTimeout].
 	idleTimeout time.Duration
 	// also are the paths besides TCP over dsr-l2 that the short form takes.
-	also []path
-	// ipv4 says that it is for IPv4 alone.
-	ipv4    bool
+	also    []path
 	disturb func(*site)
 }
 
@@ -49,25 +46,28 @@ func scenarios() []scenario {
 		{name: "kill-9-daemon-" + times, pool: 10, also: []path{onQUIC6}, disturb: killDaemon},
 		{name: "upgrade", pool: 10, also: []path{onQUIC}, disturb: upgrade},
 		{name: "change-limits", pool: 10, disturb: changeLimits},
-		{name: "syn-flood-during-drain", pool: 10, ipv4: true, disturb: floodDuringDrain},
+		{name: "syn-flood-during-drain", pool: 10, disturb: floodDuringDrain},
 	}
 }
 
-// paths are where a scenario runs: in the long form, every mode, family and transport.
+// paths are where a scenario runs: in the long form, every mode in both families with
+// TCP, and both kinds of QUIC in both families.
 func (sc scenario) paths() []path {
 	paths := []path{{mode: "dsr-l2"}}
 	if !full() {
 		return append(paths, sc.also...)
 	}
-	paths = append(paths,
+	return append(paths,
+		path{mode: "dsr-l2", ipv6: true},
+		path{mode: "dsr-ipip"},
 		path{mode: "dsr-ipip", ipv6: true},
 		path{mode: "dsr-gue"},
+		path{mode: "dsr-gue", ipv6: true},
 		path{mode: "dsr-ipip", transport: quic},
 		path{mode: "dsr-gue", ipv6: true, transport: quic},
 		path{mode: "dsr-ipip", ipv6: true, transport: roaming},
 		path{mode: "dsr-gue", transport: roaming},
 	)
-	return slices.DeleteFunc(paths, func(p path) bool { return sc.ipv4 && p.ipv6 })
 }
 
 func TestScenarios(t *testing.T) {

@@ -2767,9 +2767,10 @@ type StatusResponse struct {
 	Vips       []*VIPStatus       `protobuf:"bytes,7,rep,name=vips,proto3" json:"vips,omitempty"`
 	Pools      []*PoolStatus      `protobuf:"bytes,8,rep,name=pools,proto3" json:"pools,omitempty"`
 	// Every way out of the packet path, in a fixed order.
-	Reasons       []*Reason  `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	Maps          []*MapUse  `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
-	Flows         *FlowTable `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
+	Reasons       []*Reason      `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Maps          []*MapUse      `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
+	Flows         *FlowTable     `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
+	Fragments     *FragmentTable `protobuf:"bytes,12,opt,name=fragments,proto3" json:"fragments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2877,6 +2878,13 @@ func (x *StatusResponse) GetMaps() []*MapUse {
 func (x *StatusResponse) GetFlows() *FlowTable {
 	if x != nil {
 		return x.Flows
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetFragments() *FragmentTable {
+	if x != nil {
+		return x.Fragments
 	}
 	return nil
 }
@@ -3726,6 +3734,60 @@ func (x *FlowTable) GetUnremembered() uint64 {
 	return 0
 }
 
+// What happened to the fragment table since it was made.
+type FragmentTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packets in fragments, and those that gave way while fragments of theirs might still come.
+	Remembered    uint64 `protobuf:"varint,1,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	Evicted       uint64 `protobuf:"varint,2,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FragmentTable) Reset() {
+	*x = FragmentTable{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FragmentTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FragmentTable) ProtoMessage() {}
+
+func (x *FragmentTable) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FragmentTable.ProtoReflect.Descriptor instead.
+func (*FragmentTable) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FragmentTable) GetRemembered() uint64 {
+	if x != nil {
+		return x.Remembered
+	}
+	return 0
+}
+
+func (x *FragmentTable) GetEvicted() uint64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
 var File_steelyardv1_steelyard_proto protoreflect.FileDescriptor
 
 const file_steelyardv1_steelyard_proto_rawDesc = "" +
@@ -3997,7 +4059,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vCheckInPool\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12/\n" +
 	"\x05check\x18\x02 \x01(\v2\x19.steelyard.v1.CheckFieldsR\x05check\"\x0f\n" +
-	"\rStatusRequest\"\xd5\x03\n" +
+	"\rStatusRequest\"\x90\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x128\n" +
 	"\x18started_unix_nanoseconds\x18\x02 \x01(\x03R\x16startedUnixNanoseconds\x12\x1a\n" +
@@ -4012,7 +4074,8 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\areasons\x18\t \x03(\v2\x14.steelyard.v1.ReasonR\areasons\x12(\n" +
 	"\x04maps\x18\n" +
 	" \x03(\v2\x14.steelyard.v1.MapUseR\x04maps\x12-\n" +
-	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\"S\n" +
+	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\x129\n" +
+	"\tfragments\x18\f \x01(\v2\x1b.steelyard.v1.FragmentTableR\tfragments\"S\n" +
 	"\x0fInterfaceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x18\n" +
@@ -4086,7 +4149,12 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\aevicted\x18\b \x01(\x04R\aevicted\x12/\n" +
 	"\x13evicted_connections\x18\t \x01(\x04R\x12evictedConnections\x12\"\n" +
 	"\funremembered\x18\n" +
-	" \x01(\x04R\funremembered2\xba\x02\n" +
+	" \x01(\x04R\funremembered\"I\n" +
+	"\rFragmentTable\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x01 \x01(\x04R\n" +
+	"remembered\x12\x18\n" +
+	"\aevicted\x18\x02 \x01(\x04R\aevicted2\xba\x02\n" +
 	"\tSteelyard\x12?\n" +
 	"\x03Get\x12\x18.steelyard.v1.GetRequest\x1a\x19.steelyard.v1.GetResponse\"\x03\x90\x02\x01\x12C\n" +
 	"\x06Change\x12\x1b.steelyard.v1.ChangeRequest\x1a\x1c.steelyard.v1.ChangeResponse\x12]\n" +
@@ -4105,7 +4173,7 @@ func file_steelyardv1_steelyard_proto_rawDescGZIP() []byte {
 	return file_steelyardv1_steelyard_proto_rawDescData
 }
 
-var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*GetRequest)(nil),            // 0: steelyard.v1.GetRequest
 	(*GetResponse)(nil),           // 1: steelyard.v1.GetResponse
@@ -4150,6 +4218,7 @@ var file_steelyardv1_steelyard_proto_goTypes = []any{
 	(*Reason)(nil),                // 40: steelyard.v1.Reason
 	(*MapUse)(nil),                // 41: steelyard.v1.MapUse
 	(*FlowTable)(nil),             // 42: steelyard.v1.FlowTable
+	(*FragmentTable)(nil),         // 43: steelyard.v1.FragmentTable
 }
 var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	6,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
@@ -4197,28 +4266,29 @@ var file_steelyardv1_steelyard_proto_depIdxs = []int32{
 	40, // 42: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
 	41, // 43: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
 	42, // 44: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
-	6,  // 45: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
-	34, // 46: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
-	40, // 47: steelyard.v1.VIPStatus.dropped:type_name -> steelyard.v1.Reason
-	40, // 48: steelyard.v1.VIPStatus.observed:type_name -> steelyard.v1.Reason
-	37, // 49: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
-	11, // 50: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
-	38, // 51: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
-	39, // 52: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
-	34, // 53: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
-	0,  // 54: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
-	14, // 55: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
-	2,  // 56: steelyard.v1.Steelyard.GetSourceList:input_type -> steelyard.v1.GetSourceListRequest
-	31, // 57: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
-	1,  // 58: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
-	15, // 59: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
-	3,  // 60: steelyard.v1.Steelyard.GetSourceList:output_type -> steelyard.v1.GetSourceListResponse
-	32, // 61: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
-	58, // [58:62] is the sub-list for method output_type
-	54, // [54:58] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	43, // 45: steelyard.v1.StatusResponse.fragments:type_name -> steelyard.v1.FragmentTable
+	6,  // 46: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
+	34, // 47: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
+	40, // 48: steelyard.v1.VIPStatus.dropped:type_name -> steelyard.v1.Reason
+	40, // 49: steelyard.v1.VIPStatus.observed:type_name -> steelyard.v1.Reason
+	37, // 50: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
+	11, // 51: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
+	38, // 52: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
+	39, // 53: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
+	34, // 54: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
+	0,  // 55: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
+	14, // 56: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
+	2,  // 57: steelyard.v1.Steelyard.GetSourceList:input_type -> steelyard.v1.GetSourceListRequest
+	31, // 58: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
+	1,  // 59: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
+	15, // 60: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
+	3,  // 61: steelyard.v1.Steelyard.GetSourceList:output_type -> steelyard.v1.GetSourceListResponse
+	32, // 62: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
+	59, // [59:63] is the sub-list for method output_type
+	55, // [55:59] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_steelyardv1_steelyard_proto_init() }
@@ -4257,7 +4327,7 @@ func file_steelyardv1_steelyard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_steelyardv1_steelyard_proto_rawDesc), len(file_steelyardv1_steelyard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
