@@ -35,6 +35,8 @@ func rules() map[string]rule {
 		"drop_tcp_flags":         {screenedFor("drop_tcp_flags"), nil},
 		"drop_land":              {screenedFor("drop_land"), nil},
 		"drop_bogus_source":      {screenedFor("drop_bogus_source"), nil},
+		"drop_denied":            {refused("drop_denied"), nil},
+		"drop_not_allowed":       {refused("drop_not_allowed"), nil},
 		"drop_extension_headers": {spoiltBy(overlong), nil},
 		"drop_fragment_early":    {early, nil},
 		"drop_icmp_error":        {func(e *encounter) bool { return e.ours && e.isError() && !e.about }, nil},

@@ -145,6 +145,7 @@ func TestLimitedParts(t *testing.T) {
 
 // TestLimitedSources: as many bits of an address as the VIP says make a source.
 func TestLimitedSources(t *testing.T) {
+	l := newLab(t)
 	for _, c := range []struct {
 		one, other string
 		bits4      uint8
@@ -164,8 +165,15 @@ func TestLimitedSources(t *testing.T) {
 		// An IPv4 address is none of IPv6 with the same bits.
 		{"203.0.113.7", "cb00:7107::", 0, 128, false},
 	} {
-		l := limitedLab(t, model.Limits{SourcePackets: slow(), IPv4Prefix: c.bits4, IPv6Prefix: c.bits6})
+		l.limit(t, func(v *model.VIP) {
+			v.Limits = model.Limits{SourcePackets: slow(), IPv4Prefix: c.bits4, IPv6Prefix: c.bits6}
+		})
 		l.never()
+		for at := range sourceLines(l.limits) {
+			if err := l.maps.SourceBuckets.Put(at, lbSourceLine{}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for i, source := range []string{c.one, c.other} {
 			a := netip.MustParseAddr(source)
 			f := ipv4()
