@@ -134,7 +134,7 @@ type sourceListView struct {
 	IPv6Prefixes int    `json:"ipv6_prefixes"`
 	// Digest is the SHA-256 of what is on it.
 	Digest string `json:"digest"`
-	// UsedBy names VIPs as "VIP NAME", and "all VIPs".
+	// UsedBy reads "VIP NAME (deny)", "all VIPs (bogus)".
 	UsedBy []string `json:"used_by"`
 	// Prefixes are sorted; only show has them.
 	Prefixes []string `json:"prefixes,omitempty"`

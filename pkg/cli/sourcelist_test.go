@@ -33,12 +33,12 @@ func TestSourceLists(t *testing.T) {
 	expect("source-list set good --file -", "set source list good to 1 prefix; revision 2\n")
 	b.must(t, "vip add web 192.0.2.10:80 --backend 10.0.1.10 --deny bad --allow good")
 	expect("source-list use --bogus bad", "changed the source lists of all VIPs; revision 4\n")
-	expect("source-list list", "LIST  IPV4 PREFIXES  IPV6 PREFIXES  USED BY\nbad   2              1              all VIPs, VIP web\ngood  1              0              VIP web\n")
+	expect("source-list list", "LIST  IPV4 PREFIXES  IPV6 PREFIXES  USED BY\nbad   2              1              all VIPs (bogus), VIP web (deny)\ngood  1              0              VIP web (allow)\n")
 	expect("source-list show bad", "# bad: 2 of IPv4, 1 of IPv6\n192.0.2.0/24\n203.0.113.7/32\n2001:db8::/32\n")
 	if shown := b.must(t, "vip show web"); !strings.Contains(shown, "deny:          bad\n") || !strings.Contains(shown, "allow:         good\n") {
 		t.Errorf("vip show has no lists:\n%s", shown)
 	}
-	if _, errs, exit := b.run("source-list", "remove", "good"); exit != 4 || !strings.Contains(errs, `source list "good" is in use by VIP web`) {
+	if _, errs, exit := b.run("source-list", "remove", "good"); exit != 4 || !strings.Contains(errs, `source list "good" is in use by VIP web (allow)`) {
 		t.Errorf("removed a list in use: exit %d, %s", exit, errs)
 	}
 	b.must(t, "vip set web --deny none --allow none")

@@ -158,16 +158,23 @@ func (s *State) SourceList(name string) (*SourceList, error) {
 	return nil, notFound("source list", name, "", names(s.SourceLists, func(l SourceList) string { return l.Name }))
 }
 
-// UsersOf names what uses a source list, in the operator's words.
+// UsersOf names what uses a source list, in the operator's words: "VIP web (deny)",
+// "all VIPs (bogus)".
 func (s *State) UsersOf(list string) []string {
 	var users []string
-	if n := s.Sources; n.Deny == list || n.Allow == list || n.Bogus == list {
-		users = append(users, "all VIPs")
-	}
-	for _, v := range s.VIPs {
-		if v.Sources.Deny == list || v.Sources.Allow == list {
-			users = append(users, "VIP "+v.Name)
+	add := func(who, how, name string) {
+		if name == list {
+			users = append(users, fmt.Sprintf("%s (%s)", who, how))
 		}
+	}
+	both := func(who string, sources Sources) {
+		add(who, "deny", sources.Deny)
+		add(who, "allow", sources.Allow)
+	}
+	both("all VIPs", s.Sources.Sources)
+	add("all VIPs", "bogus", s.Sources.Bogus)
+	for _, v := range s.VIPs {
+		both("VIP "+v.Name, v.Sources)
 	}
 	return users
 }
