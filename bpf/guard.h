@@ -225,14 +225,17 @@ side_step u32 check_guard(struct xdp_md *ctx, u64 facts, u32 index)
 	return check_limits(ctx, facts, g, &s, index);
 }
 
-side_step int count_guard(u32 vip, u32 reason)
+/* Counts a packet of some bytes that a guard drops. Returns the reason. */
+side_step u32 drop_guarded(u32 vip, u32 reason, u32 length, u32 opener)
 {
+	struct packet pkt = { .length = length, .opener = opener };
 	struct guard_counters *c = bpf_map_lookup_elem(&guard_counters, &vip);
 	u32 at = reason - DROP_TCP_FLAGS;
 
 	if (c && at < GUARD_REASONS)
 		c->dropped[at]++;
-	return 0;
+	count_packet(&vip_counters, vip, &pkt);
+	return reason;
 }
 
 /* TX_FORWARDED, or why a packet for a VIP with these flags goes no further. */
@@ -240,13 +243,11 @@ step enum reason guard(struct xdp_md *ctx, const struct packet *pkt, u32 vip, u3
 {
 	u32 reason = screen(ctx, pkt);
 
-	if (!reason && flags & VIP_GUARDED)
+	if (unlikely(flags & VIP_GUARDED) && !reason)
 		reason = check_guard(ctx, guard_facts(pkt, flags), vip);
-	if (!reason)
-		return TX_FORWARDED;
-	count_packet(&vip_counters, vip, pkt);
-	count_guard(vip, reason);
-	return reason;
+	if (unlikely(reason))
+		return drop_guarded(vip, reason, pkt->length, pkt->opener);
+	return TX_FORWARDED;
 }
 
 /* The same by the lists that hold for a VIP's address as a whole. */

@@ -53,9 +53,9 @@ step bool is_host_ipv6(const struct in6_addr *addr)
 
 step u8 screen_ipv4(const struct iphdr *ip)
 {
-	if (ip->saddr == ip->daddr)
+	if (unlikely(ip->saddr == ip->daddr))
 		return DROP_LAND;
-	return is_host_ipv4(ip->saddr) ? 0 : DROP_BOGUS_SOURCE;
+	return unlikely(!is_host_ipv4(ip->saddr)) ? DROP_BOGUS_SOURCE : 0;
 }
 
 step u8 screen_ipv6(const struct ipv6hdr *ip)
@@ -64,7 +64,7 @@ step u8 screen_ipv6(const struct ipv6hdr *ip)
 
 	if (source.word[1] == destination.word[1] && source.word[0] == destination.word[0])
 		return DROP_LAND;
-	return is_host_ipv6(&ip->saddr) ? 0 : DROP_BOGUS_SOURCE;
+	return unlikely(!is_host_ipv6(&ip->saddr)) ? DROP_BOGUS_SOURCE : 0;
 }
 
 /* By the addresses of the IP header at l3. */
@@ -95,7 +95,7 @@ step u8 screen(struct xdp_md *ctx, const struct packet *pkt)
 	if (!screening)
 		return 0;
 	reason = screen_addresses(ctx, pkt);
-	if (reason || pkt->protocol != IPPROTO_TCP || pkt->quoted ||
+	if (unlikely(reason) || pkt->protocol != IPPROTO_TCP || pkt->quoted ||
 	    pkt->fragment == LATER_FRAGMENT)
 		return reason;
 	return screen_flags(ctx, pkt);
