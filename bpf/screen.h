@@ -81,8 +81,13 @@ step u8 screen_addresses(struct xdp_md *ctx, const struct packet *pkt)
 /* By the flags of a TCP header at l4. */
 step u8 screen_flags(struct xdp_md *ctx, const struct packet *pkt)
 {
-	u8 *tcp = (void *)(long)ctx->data + (pkt->l4 & L4_MASK);
+	u32 l4 = pkt->l4;
+	u8 *tcp;
 
+	/* The compiler knows that it is in bounds and would leave the mask out; Linux 6.1 does not.
+	 */
+	barrier_var(l4);
+	tcp = (void *)(long)ctx->data + (l4 & L4_MASK);
 	if (tcp + sizeof(struct tcphdr) > (u8 *)(long)ctx->data_end)
 		return 0;
 	return TCP_VALID >> (tcp[13] & TCP_FLAGS) & 1 ? 0 : DROP_TCP_FLAGS;
