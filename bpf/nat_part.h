@@ -25,6 +25,9 @@ step enum reason early_fragment(struct xdp_md *ctx, struct packet *pkt, struct c
 
 	if (!vip || vip->mode != MODE_NAT)
 		return DROP_FRAGMENT_EARLY;
+	reason = guard(ctx, pkt, vip->vip, vip->flags);
+	if (reason != TX_FORWARDED)
+		return reason;
 	reason = find_by_slot(ctx, pkt, vip, c);
 	if (reason != TX_FORWARDED)
 		return reason;
@@ -37,19 +40,23 @@ step enum reason fragment_to_backend(struct xdp_md *ctx, struct packet *pkt, str
 				     u64 state)
 {
 	u8 mode = flow_flags(state) & FRAGMENT_MODE;
+	u16 vip = state >> FLOW_VIP_SHIFT;
 	struct translation *t;
-	u64 now;
+	enum reason reason;
 
-	if (mode == MODE_NAT) {
-		c->index = NAT_NONE;
-		c->backend = flow_backend(state);
-		return send_to_backend(ctx, pkt, (u16)(state >> FLOW_VIP_SHIFT), mode, c);
+	c->index = NAT_NONE;
+	if (mode == MODE_FULLNAT) {
+		t = recall_translation(c, state >> FLOW_BACKEND_SHIFT & FRAGMENT_VALUE_MASK,
+				       &state);
+		if (!t)
+			return DROP_FRAGMENT_EARLY;
+		vip = t->vip;
 	}
-	t = recall_translation(c, state >> FLOW_BACKEND_SHIFT & FRAGMENT_VALUE_MASK, &now);
-	if (!t)
-		return DROP_FRAGMENT_EARLY;
-	c->backend = flow_backend(now);
-	return send_to_backend(ctx, pkt, t->vip, mode, c);
+	reason = guard(ctx, pkt, vip, VIP_GUARDED);
+	if (reason != TX_FORWARDED)
+		return reason;
+	c->backend = flow_backend(state);
+	return send_to_backend(ctx, pkt, vip, mode, c);
 }
 
 /* A later fragment of a backend's packet. */

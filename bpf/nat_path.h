@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "count.h"
 #include "fragment.h"
+#include "guard.h"
 #include "icmp.h"
 #include "quoted.h"
 #include "reset.h"

@@ -12,8 +12,11 @@
 step enum reason translate_request(struct xdp_md *ctx, struct packet *pkt,
 				   const struct vip_entry *vip, struct course *c)
 {
-	enum reason reason = course_to_backend(ctx, pkt, vip, c);
+	enum reason reason = guard(ctx, pkt, vip->vip, vip->flags);
 
+	if (reason != TX_FORWARDED)
+		return reason;
+	reason = course_to_backend(ctx, pkt, vip, c);
 	if (reason == TX_FORWARDED) {
 		if (pkt->fragment)
 			keep_to_backend(pkt, vip, c);

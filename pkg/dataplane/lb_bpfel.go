@@ -204,9 +204,62 @@ const (
 	lbFragmentFlagFRAGMENT_PASSES lbFragmentFlag = 32
 )
 
+type lbGuard struct {
+	_        structs.HostLayout
+	Deny     uint16
+	Allow    uint16
+	DenyAll  uint16
+	AllowAll uint16
+	Bogus    uint16
+	Observed uint16
+	MaskIpv4 uint32
+	MaskIpv6 [2]uint64
+	Reserved [4]uint64
+	Limit    [4]lbLimit
+}
+
+type lbGuardCounters struct {
+	_         structs.HostLayout
+	Dropped   [9]uint64
+	Observed  [4]uint64
+	Forgotten uint64
+}
+
 type lbLedgerPage struct {
 	_    structs.HostLayout
 	Word [512]uint64
+}
+
+type lbLimit struct {
+	_     structs.HostLayout
+	Cost  uint64
+	Burst uint64
+}
+
+type lbLimited uint32
+
+const (
+	lbLimitedLIMITED_SOURCE_PACKETS     lbLimited = 0
+	lbLimitedLIMITED_SOURCE_CONNECTIONS lbLimited = 1
+	lbLimitedLIMITED_PACKETS            lbLimited = 2
+	lbLimitedLIMITED_CONNECTIONS        lbLimited = 3
+	lbLimitedLIMITS                     lbLimited = 4
+)
+
+type lbListAnswer uint32
+
+const (
+	lbListAnswerLIST_OUT  lbListAnswer = 0
+	lbListAnswerLIST_IN   lbListAnswer = 1
+	lbListAnswerLIST_IPV4 lbListAnswer = 0
+	lbListAnswerLIST_IPV6 lbListAnswer = 1
+)
+
+type lbListNode struct {
+	_     structs.HostLayout
+	Below uint32
+	First uint16
+	Last  uint16
 }
 
 type lbMode uint32
@@ -287,32 +340,41 @@ type lbPortRange struct {
 type lbReason uint32
 
 const (
-	lbReasonPASS_NOT_IP            lbReason = 0
-	lbReasonPASS_NOT_VIP           lbReason = 1
-	lbReasonPASS_REPLY             lbReason = 2
-	lbReasonTX_FORWARDED           lbReason = 3
-	lbReasonTX_REPLY               lbReason = 4
-	lbReasonTX_ECHO_REPLY          lbReason = 5
-	lbReasonTX_RESET               lbReason = 6
-	lbReasonTX_TOO_BIG             lbReason = 7
-	lbReasonTX_TTL_EXCEEDED        lbReason = 8
-	lbReasonREDIRECT_FORWARDED     lbReason = 9
-	lbReasonREDIRECT_REPLY         lbReason = 10
-	lbReasonDROP_TRUNCATED         lbReason = 11
-	lbReasonDROP_MALFORMED         lbReason = 12
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 13
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 14
-	lbReasonDROP_ICMP_ERROR        lbReason = 15
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 16
-	lbReasonDROP_NO_BACKEND        lbReason = 17
-	lbReasonDROP_NO_NAT_PORT       lbReason = 18
-	lbReasonDROP_NO_CONNECTION     lbReason = 19
-	lbReasonDROP_UNTRANSLATABLE    lbReason = 20
-	lbReasonDROP_UNRESOLVED        lbReason = 21
-	lbReasonDROP_TOO_BIG           lbReason = 22
-	lbReasonDROP_NO_HEADROOM       lbReason = 23
-	lbReasonDROP_INTERNAL          lbReason = 24
-	lbReasonREASONS                lbReason = 25
+	lbReasonPASS_NOT_IP                   lbReason = 0
+	lbReasonPASS_NOT_VIP                  lbReason = 1
+	lbReasonPASS_REPLY                    lbReason = 2
+	lbReasonTX_FORWARDED                  lbReason = 3
+	lbReasonTX_REPLY                      lbReason = 4
+	lbReasonTX_ECHO_REPLY                 lbReason = 5
+	lbReasonTX_RESET                      lbReason = 6
+	lbReasonTX_TOO_BIG                    lbReason = 7
+	lbReasonTX_TTL_EXCEEDED               lbReason = 8
+	lbReasonREDIRECT_FORWARDED            lbReason = 9
+	lbReasonREDIRECT_REPLY                lbReason = 10
+	lbReasonDROP_TRUNCATED                lbReason = 11
+	lbReasonDROP_MALFORMED                lbReason = 12
+	lbReasonDROP_TCP_FLAGS                lbReason = 13
+	lbReasonDROP_LAND                     lbReason = 14
+	lbReasonDROP_BOGUS_SOURCE             lbReason = 15
+	lbReasonDROP_DENIED                   lbReason = 16
+	lbReasonDROP_NOT_ALLOWED              lbReason = 17
+	lbReasonDROP_LIMIT_SOURCE_PACKETS     lbReason = 18
+	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 19
+	lbReasonDROP_LIMIT_PACKETS            lbReason = 20
+	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 21
+	lbReasonDROP_EXTENSION_HEADERS        lbReason = 22
+	lbReasonDROP_FRAGMENT_EARLY           lbReason = 23
+	lbReasonDROP_ICMP_ERROR               lbReason = 24
+	lbReasonDROP_TTL_EXCEEDED             lbReason = 25
+	lbReasonDROP_NO_BACKEND               lbReason = 26
+	lbReasonDROP_NO_NAT_PORT              lbReason = 27
+	lbReasonDROP_NO_CONNECTION            lbReason = 28
+	lbReasonDROP_UNTRANSLATABLE           lbReason = 29
+	lbReasonDROP_UNRESOLVED               lbReason = 30
+	lbReasonDROP_TOO_BIG                  lbReason = 31
+	lbReasonDROP_NO_HEADROOM              lbReason = 32
+	lbReasonDROP_INTERNAL                 lbReason = 33
+	lbReasonREASONS                       lbReason = 34
 )
 
 type lbServerId struct {
@@ -332,6 +394,17 @@ type lbSlotLine struct {
 	Slot [16]uint32
 }
 
+type lbSourceBucket struct {
+	_     structs.HostLayout
+	Key   uint64
+	Empty uint64
+}
+
+type lbSourceLine struct {
+	_      structs.HostLayout
+	Bucket [4]lbSourceBucket
+}
+
 type lbTranslation struct {
 	_       structs.HostLayout
 	State   uint64
@@ -347,6 +420,12 @@ type lbTranslation struct {
 type lbVipBucket struct {
 	_     structs.HostLayout
 	Entry [2]lbVipEntry
+}
+
+type lbVipBuckets struct {
+	_        structs.HostLayout
+	Empty    [2]uint64
+	Reserved [6]uint64
 }
 
 type lbVipEntry struct {
@@ -374,6 +453,7 @@ const (
 	lbVipFlagVIP_CLAMPS_MSS       lbVipFlag = 64
 	lbVipFlagVIP_QUIC             lbVipFlag = 128
 	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
+	lbVipFlagVIP_GUARDED          lbVipFlag = 512
 )
 
 type lbVipTable struct {
@@ -382,7 +462,8 @@ type lbVipTable struct {
 	Base       uint32
 	Shift      uint32
 	Wide       uint32
-	Replies    uint32
+	Replies    uint16
+	Guarded    uint16
 }
 
 type lbVipTerms struct {
@@ -406,6 +487,14 @@ type lbVocabulary struct {
 	FlowEvent    uint32
 	NatFlag      uint32
 	Part         uint32
+	ListAnswer   uint32
+	Limited      uint32
+	ListNode     struct {
+		_     structs.HostLayout
+		Below uint32
+		First uint16
+		Last  uint16
+	}
 }
 
 // Names of all BPF objects in the ELF.
@@ -421,6 +510,8 @@ const (
 	lbMapFlowEvents            = "flow_events"
 	lbMapFlows                 = "flows"
 	lbMapFragments             = "fragments"
+	lbMapGuardCounters         = "guard_counters"
+	lbMapGuards                = "guards"
 	lbMapLedger                = "ledger"
 	lbMapNatEndpoints          = "nat_endpoints"
 	lbMapNatPorts              = "nat_ports"
@@ -432,8 +523,11 @@ const (
 	lbMapServerIds             = "server_ids"
 	lbMapSessions              = "sessions"
 	lbMapSlots                 = "slots"
+	lbMapSourceBuckets         = "source_buckets"
+	lbMapSourceLists           = "source_lists"
 	lbMapTerms                 = "terms"
 	lbMapTranslations          = "translations"
+	lbMapVipBuckets            = "vip_buckets"
 	lbMapVipCounters           = "vip_counters"
 	lbMapVips                  = "vips"
 	lbProgSteelyard            = "steelyard"
@@ -453,7 +547,9 @@ const (
 	lbVarNatSourceIpv6         = "nat_source_ipv6"
 	lbVarNatSourcesIpv4        = "nat_sources_ipv4"
 	lbVarNatSourcesIpv6        = "nat_sources_ipv6"
+	lbVarScreening             = "screening"
 	lbVarSessionMask           = "session_mask"
+	lbVarSourceMask            = "source_mask"
 	lbVarSpreadIpv4            = "spread_ipv4"
 	lbVarSpreadIpv6            = "spread_ipv6"
 	lbVarVocabulary            = "vocabulary"
@@ -521,6 +617,8 @@ type lbMapSpecs struct {
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	GuardCounters   *ebpf.MapSpec `ebpf:"guard_counters"`
+	Guards          *ebpf.MapSpec `ebpf:"guards"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
 	NatEndpoints    *ebpf.MapSpec `ebpf:"nat_endpoints"`
 	NatPorts        *ebpf.MapSpec `ebpf:"nat_ports"`
@@ -532,8 +630,11 @@ type lbMapSpecs struct {
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
+	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
+	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -554,7 +655,9 @@ type lbVariableSpecs struct {
 	NatSourceIpv6  *ebpf.VariableSpec `ebpf:"nat_source_ipv6"`
 	NatSourcesIpv4 *ebpf.VariableSpec `ebpf:"nat_sources_ipv4"`
 	NatSourcesIpv6 *ebpf.VariableSpec `ebpf:"nat_sources_ipv6"`
+	Screening      *ebpf.VariableSpec `ebpf:"screening"`
 	SessionMask    *ebpf.VariableSpec `ebpf:"session_mask"`
+	SourceMask     *ebpf.VariableSpec `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
 	Vocabulary     *ebpf.VariableSpec `ebpf:"vocabulary"`
@@ -589,6 +692,8 @@ type lbMaps struct {
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
+	GuardCounters   *ebpf.Map `ebpf:"guard_counters"`
+	Guards          *ebpf.Map `ebpf:"guards"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
 	NatEndpoints    *ebpf.Map `ebpf:"nat_endpoints"`
 	NatPorts        *ebpf.Map `ebpf:"nat_ports"`
@@ -600,8 +705,11 @@ type lbMaps struct {
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Sessions        *ebpf.Map `ebpf:"sessions"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
+	SourceLists     *ebpf.Map `ebpf:"source_lists"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	Translations    *ebpf.Map `ebpf:"translations"`
+	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 }
@@ -617,6 +725,8 @@ func (m *lbMaps) Close() error {
 		m.FlowEvents,
 		m.Flows,
 		m.Fragments,
+		m.GuardCounters,
+		m.Guards,
 		m.Ledger,
 		m.NatEndpoints,
 		m.NatPorts,
@@ -628,8 +738,11 @@ func (m *lbMaps) Close() error {
 		m.ServerIds,
 		m.Sessions,
 		m.Slots,
+		m.SourceBuckets,
+		m.SourceLists,
 		m.Terms,
 		m.Translations,
+		m.VipBuckets,
 		m.VipCounters,
 		m.Vips,
 	)
@@ -651,7 +764,9 @@ type lbVariables struct {
 	NatSourceIpv6  *ebpf.Variable `ebpf:"nat_source_ipv6"`
 	NatSourcesIpv4 *ebpf.Variable `ebpf:"nat_sources_ipv4"`
 	NatSourcesIpv6 *ebpf.Variable `ebpf:"nat_sources_ipv6"`
+	Screening      *ebpf.Variable `ebpf:"screening"`
 	SessionMask    *ebpf.Variable `ebpf:"session_mask"`
+	SourceMask     *ebpf.Variable `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
 	Vocabulary     *ebpf.Variable `ebpf:"vocabulary"`

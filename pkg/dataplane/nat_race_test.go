@@ -61,8 +61,8 @@ func (t *natTable) clientOf(s natServed, n int) talk {
 	return c
 }
 
-// from changes whom a packet is from.
-func from(p packet, n int) packet {
+// numbered changes whom a packet is from.
+func numbered(p packet, n int) packet {
 	b := p.source.AsSlice()
 	b[len(b)-1], b[len(b)-2] = byte(n), byte(n>>8)
 	p.source, _ = netip.AddrFromSlice(b)
@@ -298,7 +298,7 @@ func newReuse(t *testing.T) *reuse {
 // asks and replies are a client's packet and its backend's; the second client has
 // another address and its frames another source.
 func (r *reuse) asks(i int, flags uint8) packet {
-	p := from(r.talks[i].ask(flags, text(10)), 100+i)
+	p := numbered(r.talks[i].ask(flags, text(10)), 100+i)
 	p.from[5] = byte(0x70 + i)
 	return p
 }

@@ -26,8 +26,8 @@ func natSettings() []natSetting {
 	return []natSetting{
 		{"", plain, nil, topics(natFlowRows, natFormRows, natErrorRows, natTroubleRows, natFragmentRows, natConnectionRows)},
 		{"without answers/", silent, nil, topics(silentRows)},
-		{"without ipv6 sources/", four, nil, topics(sourceRows)},
-		{"without ipv4 sources/", six, nil, topics(sourceRows)},
+		{"without ipv6 sources/", four, nil, topics(natSourceRows)},
+		{"without ipv4 sources/", six, nil, topics(natSourceRows)},
 		{"few ports/", few, nil, topics(exhaustedRows)},
 		{"not forwarding/", plain, (*natTable).forwardNothing, topics(notForwardingRows)},
 		{"by the kernel/", plain, (*natTable).sideWay, topics(passedRows)},
@@ -69,9 +69,9 @@ func silentRows(t *natTable, f family) []row {
 	return rows
 }
 
-// sourceRows are for backends of a family that has an address to come from, and of one
+// natSourceRows are for backends of a family that has an address to come from, and of one
 // that has none.
-func sourceRows(t *natTable, f family) []row {
+func natSourceRows(t *natTable, f family) []row {
 	var rows []row
 	for _, s := range t.every(f, "") {
 		for _, protocol := range []model.Protocol{model.TCP, model.UDP} {

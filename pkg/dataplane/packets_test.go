@@ -40,7 +40,12 @@ func TestPackets(t *testing.T) {
 
 // withoutRow are the reasons that no row can have, with the test that reaches each.
 func withoutRow() map[string]func(*testing.T) {
-	return map[string]func(*testing.T){"drop_internal": TestContradictionsAreCounted}
+	return map[string]func(*testing.T){
+		"drop_internal":  TestContradictionsAreCounted,
+		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
+		"drop_denied": TestGuard, "drop_not_allowed": TestGuard,
+		"drop_limit_packets": TestLimits, "drop_limit_connections": TestLimits, "drop_limit_source_packets": TestLimits, "drop_limit_source_connections": TestLimits,
+	}
 }
 
 // TestEveryReasonHasARow: no way out of the program that nothing has taken.
