@@ -30,8 +30,8 @@ type sourceLists struct {
 	lists map[string]sourceList
 	// left are numbers that a former daemon's guards may still name.
 	left []uint32
-	// flags of the maps that lists are.
-	flags uint32
+	// spec is that of the maps that lists are.
+	spec *ebpf.MapSpec
 }
 
 // wantedLists are the lists of a state that something names.
@@ -128,10 +128,10 @@ func (p *Plane) freeListNumber() (uint32, error) {
 // putSourceList fills a map of its own with the nodes, and then makes it the list
 // of a number. When it returns, no packet is on the former one any more.
 func (p *Plane) putSourceList(number uint32, nodes []lbListNode) error {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "source_list", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(len(nodes)),
-		Flags: p.sources.flags,
-	})
+	// With its types, too: Linux 6.1 takes no other for the same kind of map.
+	spec := p.sources.spec.Copy()
+	spec.MaxEntries = uint32(len(nodes))
+	m, err := ebpf.NewMap(spec)
 	if err != nil {
 		return err
 	}

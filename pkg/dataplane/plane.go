@@ -175,7 +175,7 @@ func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 
 		directory: &directory{},
 		serverIDs: map[lbServerId]uint32{},
-		sources:   sourceLists{lists: map[string]sourceList{}, flags: spec.Maps[lbMapSourceLists].InnerMap.Flags},
+		sources:   sourceLists{lists: map[string]sourceList{}, spec: spec.Maps[lbMapSourceLists].InnerMap.Copy()},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
