@@ -30,8 +30,8 @@ type sourceLists struct {
 	lists map[string]sourceList
 	// left are numbers that a former daemon's guards may still name.
 	left []uint32
-	// flags of the maps that lists are.
-	flags uint32
+	// spec is that of the maps that lists are.
+	spec *ebpf.MapSpec
 }
 
 // wantedLists are the lists of a state that something names.
@@ -79,7 +79,7 @@ func (p *Plane) adoptSourceLists() error {
 		case err != nil:
 			return fmt.Errorf("source list %d: %w", number, err)
 		default:
-			p.sources.left = append(p.sources.left, number)
+			p.lists.left = append(p.lists.left, number)
 		}
 	}
 	return nil
@@ -89,7 +89,7 @@ func (p *Plane) adoptSourceLists() error {
 func (p *Plane) fillSourceLists(wanted map[string]*model.SourceList) error {
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		l := wanted[name]
-		known, is := p.sources.lists[name]
+		known, is := p.lists.lists[name]
 		if is && known.digest == l.Digest {
 			continue
 		}
@@ -104,17 +104,17 @@ func (p *Plane) fillSourceLists(wanted map[string]*model.SourceList) error {
 		if err := p.putSourceList(known.number, nodes); err != nil {
 			return fmt.Errorf("source list %q: %w", name, err)
 		}
-		p.sources.lists[name] = sourceList{known.number, l.Digest, len(nodes)}
+		p.lists.lists[name] = sourceList{known.number, l.Digest, len(nodes)}
 	}
 	return nil
 }
 
 func (p *Plane) freeListNumber() (uint32, error) {
 	taken := map[uint32]bool{}
-	for _, l := range p.sources.lists {
+	for _, l := range p.lists.lists {
 		taken[l.number] = true
 	}
-	for _, number := range p.sources.left {
+	for _, number := range p.lists.left {
 		taken[number] = true
 	}
 	for number := uint32(1); number < sourceListNumbers(p.limits); number++ {
@@ -128,10 +128,10 @@ func (p *Plane) freeListNumber() (uint32, error) {
 // putSourceList fills a map of its own with the nodes, and then makes it the list
 // of a number. When it returns, no packet is on the former one any more.
 func (p *Plane) putSourceList(number uint32, nodes []lbListNode) error {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "source_list", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: uint32(len(nodes)),
-		Flags: p.sources.flags,
-	})
+	// With its types, too: Linux 6.1 takes no other for the same kind of map.
+	spec := p.lists.spec.Copy()
+	spec.MaxEntries = uint32(len(nodes))
+	m, err := ebpf.NewMap(spec)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (g addressGuard) entry(node model.NodeSources, other uint32) lbVipEntry {
 
 // guardOf is the guard by some sources besides those of the node, and limits.
 func (p *Plane) guardOf(own model.Sources, node model.NodeSources, limits model.Limits) lbGuard {
-	number := func(name string) uint16 { return uint16(p.sources.lists[name].number) }
+	number := func(name string) uint16 { return uint16(p.lists.lists[name].number) }
 	g := lbGuard{
 		Deny: number(own.Deny), Allow: number(own.Allow),
 		DenyAll: number(node.Deny), AllowAll: number(node.Allow), Bogus: number(node.Bogus),
@@ -223,14 +223,14 @@ func (p *Plane) dropGuards(wanted map[string]*model.SourceList) error {
 			p.guards.store(id, lbGuard{})
 		}
 	}
-	gone := p.sources.left
-	for name, l := range p.sources.lists {
+	gone := p.lists.left
+	for name, l := range p.lists.lists {
 		if wanted[name] == nil {
 			gone = append(gone, l.number)
-			delete(p.sources.lists, name)
+			delete(p.lists.lists, name)
 		}
 	}
-	p.sources.left = nil
+	p.lists.left = nil
 	if len(gone) == 0 {
 		return nil
 	}

@@ -249,7 +249,7 @@ func TestSourceListsComeAndGo(t *testing.T) {
 		}
 		var known []uint32
 		for _, name := range names {
-			known = append(known, p.sources.lists[name].number)
+			known = append(known, p.lists.lists[name].number)
 		}
 		slices.Sort(known)
 		if !slices.Equal(numbers, known) || slices.Contains(known, 0) {
@@ -382,7 +382,7 @@ func TestReplaceInPlaceIsNoticed(t *testing.T) {
 	var nodes [2][][]lbListNode
 	for i, name := range []string{"bad", "good"} {
 		var id ebpf.MapID
-		if err := r.maps.SourceLists.Lookup(r.sources.lists[name].number, &id); err != nil {
+		if err := r.maps.SourceLists.Lookup(r.lists.lists[name].number, &id); err != nil {
 			t.Fatal(err)
 		}
 		m, err := ebpf.NewMapFromID(id)

@@ -118,7 +118,7 @@ type Plane struct {
 	directory *directory
 	// serverIDs are what QUIC connection IDs may call backends, as the map has it.
 	serverIDs map[lbServerId]uint32
-	sources   sourceLists
+	lists     sourceLists
 	// vipByID and placeByBackend find what the numbers in a flow stand for.
 	vipByID        map[uint32]*vip
 	placeByBackend []*place
@@ -193,7 +193,7 @@ func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 
 		directory: &directory{},
 		serverIDs: map[lbServerId]uint32{},
-		sources:   sourceLists{lists: map[string]sourceList{}, flags: spec.Maps[lbMapSourceLists].InnerMap.Flags},
+		lists:     sourceLists{lists: map[string]sourceList{}, spec: spec.Maps[lbMapSourceLists].InnerMap.Copy()},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
