@@ -185,6 +185,14 @@ func natUnknownRows(t *natTable, f family) []row {
 			}
 			rows = append(rows, r)
 		}
+		if f.ipv6 {
+			for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
+				c := t.newTalk(s, protocol)
+				in := c.ask(flagSYN, text(3))
+				in.source = netip.AddrFrom16(ipv4().client.As16())
+				rows = append(rows, c.counted("unknown/mapped address", "drop_malformed", in))
+			}
+		}
 		c := t.newTalk(s, model.UDP)
 		rows = append(rows, t.first("unknown/udp begins one", c, c.ask(0, nil)))
 		c = t.newTalk(s, model.TCP)
