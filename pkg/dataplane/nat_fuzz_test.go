@@ -142,7 +142,7 @@ func (f *natFuzz) judgeEnds(reason string, in, out *anatomy) error {
 		if !known || s.address != in.destination {
 			return bad("to no backend of the VIP")
 		}
-		if s.mode == model.ModeFullNAT != fromSource || s.mode == model.ModeNAT && out.source != in.source {
+		if s.mode == model.ModeFullNAT && !fromSource || s.mode == model.ModeNAT && out.source != in.source {
 			return bad("not from where it should be")
 		}
 		return nil
