@@ -268,7 +268,6 @@ type reuse struct {
 	*natTable
 	talks [2]talk
 	index uint32
-	wrong atomic.Int64
 }
 
 // newReuse leaves one port free, and readies two connections for it, to two backends.

@@ -92,7 +92,7 @@ func newSite(t *testing.T, p path, pool int, idleTimeout time.Duration) *site {
 		s.socket(), filepath.Join(s.Balancer.Dir(), "state.db"), s.BPFFS(), flowTable)
 	if p.mode == "fullnat" {
 		v4, v6 := lab.SNAT()
-		s.config += fmt.Sprintf("nat:\n  source_ipv4: %s\n  source_ipv6: %q\n", v4, v6)
+		s.config += fmt.Sprintf("nat:\n  source_ipv4: %s\n  source_ipv6: %q\n", v4.Addr(), v6.Addr())
 	}
 	web, control := s.vip(10, vipPort), s.vip(11, vipPort)
 	if p.translates() {
@@ -337,6 +337,7 @@ type status struct {
 		Evicted            uint64
 		EvictedConnections uint64 `json:"evicted_connections"`
 	} `json:"flow_table"`
+	NATPorts struct{ Evicted uint64 } `json:"nat_ports"`
 }
 
 type poolStatus struct {

@@ -32,8 +32,8 @@ const volatile u32 destinations;
 
 /* Flows that take turns. */
 volatile u64 flows;
-/* The flow whose turn it is. */
-volatile u64 turn;
+/* The flow whose turn it is, and how many on is the next one: less than all of them. */
+volatile u64 turn, stride;
 /* Frames made, ever. */
 volatile u64 generated;
 /* Frames are the answers that have been learnt. */
@@ -64,9 +64,9 @@ struct {
 
 step u64 next_flow(void)
 {
-	u64 flow = turn;
+	u64 flow = turn, next = flow + stride;
 
-	turn = flow + 1 < flows ? flow + 1 : 0;
+	turn = next < flows ? next : next - flows;
 	return flow;
 }
 
@@ -174,7 +174,8 @@ step int readdress(struct xdp_md *ctx)
 
 /*
  * Learns the answer to the frame that the last run left: a backend would send it to where
- * that frame comes from. What still goes to the VIP's port has not been translated.
+ * that frame comes from. What still goes to the VIP's port has not been translated. The
+ * stride is 1.
  */
 step void learn(struct xdp_md *ctx)
 {

@@ -37,7 +37,8 @@ func limits() []limit {
 		{"steelyard", 31_000, 21_000},
 		{"steelyard_part", 78_000, 30_000},
 		{"steelyard_nat", 88_000, 41_000},
-		{"steelyard_nat_part", 197_000, 79_000},
+		{"steelyard_nat_fragment", 150_000, 65_000},
+		{"steelyard_nat_error", 50_000, 32_000},
 	}
 }
 
