@@ -8,7 +8,7 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
-// toldBy is the ICMP error that answers a packet, from a row's own hop.
+// toldBy is a row whose packet is answered with an ICMP error.
 func toldBy(r row, in packet, kind, code uint8, rest uint32) row {
 	r.out = told(in, kind, code, rest).bytes()
 	return r
