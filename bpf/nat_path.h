@@ -156,6 +156,9 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 {
 	bool begins = !pkt->quoted && (pkt->protocol == IPPROTO_UDP || pkt->opener);
 
+	/* A mapped address on the wire is not the IPv4 address, and nobody's (RFC 4038, 4.2). */
+	if (pkt->ipv6 && is_mapped(&c->from.source))
+		return DROP_MALFORMED;
 	pkt->hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
 	c->index = find_session(&c->from, pkt->hash, pkt->protocol, NAT_NONE);
 	if (c->index != NAT_NONE && read_connection(c)) {

@@ -16,7 +16,7 @@ import (
 )
 
 // fewestNATRows is how many rows the packet table of VIPs that translate must have.
-const fewestNATRows = 1000
+const fewestNATRows = 6000
 
 // natSetting is a lab of VIPs that translate and what rows it has.
 type natSetting struct {
