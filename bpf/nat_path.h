@@ -132,6 +132,18 @@ step u64 client_flags(const struct packet *pkt, bool reset)
 	return reset ? NAT_RESET : NAT_CLIENT_CLOSED;
 }
 
+/* Whether the connection ID of a QUIC packet names another backend than the connection's. */
+step bool names_another(struct xdp_md *ctx, const struct packet *pkt, const struct vip_entry *vip,
+			u32 backend)
+{
+	u32 named;
+
+	if (!(vip->flags & VIP_QUIC))
+		return false;
+	named = quic_peek(ctx, pkt->l4, vip->vip, vip->terms);
+	return named && named != backend && ability(named) & KEEPS_FLOWS;
+}
+
 /* Goes on with a connection. Returns false if its client has to begin another one. */
 step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
 		struct course *c)
@@ -142,6 +154,9 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		return false;
 	if (pkt->quoted)
 		return true;
+	/* The port is used again, by somebody else behind the same address perhaps. */
+	if (names_another(ctx, pkt, vip, c->backend))
+		return false;
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
 	if (tells_way_back(ctx, pkt->l3))
