@@ -92,7 +92,7 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	u32 base = nat_base(hash, facts), index, other;
 	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP;
 	struct translation *t;
-	u64 state;
+	u64 state, flags = NAT_USED;
 
 	if (!client || base == NAT_NONE)
 		return NAT_NONE;
@@ -105,7 +105,10 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	t->ports = client->ports;
 	t->vip = facts >> NAT_FACT_VIP_SHIFT;
 	note_hop(ctx, t, facts & NAT_FACT_TAG);
-	state = nat_state(t->state, backend, nat_generation(t->state), NAT_USED);
+	/* One datagram may be all that there is. */
+	if (protocol == IPPROTO_UDP)
+		flags |= NAT_SPOKEN;
+	state = nat_state(t->state, backend, nat_generation(t->state), flags);
 	*(volatile u64 *)&t->state = state;
 	if (!add_session(hash, index)) {
 		free_translation(index, state);

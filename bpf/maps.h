@@ -238,6 +238,7 @@ enum nat_flag {
 	NAT_BACKEND_CLOSED = 8,
 	NAT_RESET = 16,
 	NAT_CLAIMED = 32, /* the rest is being written */
+	NAT_SPOKEN = 64,  /* the client has sent more than what opens it */
 };
 
 /* The programs that the main one calls for what few packets are. */

@@ -127,9 +127,11 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 /* What a client's packet says of its connection. */
 step u64 client_flags(const struct packet *pkt, bool reset)
 {
-	if (!pkt->closer)
+	if (pkt->opener)
 		return 0;
-	return reset ? NAT_RESET : NAT_CLIENT_CLOSED;
+	if (!pkt->closer)
+		return NAT_SPOKEN;
+	return reset ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
 }
 
 /* Whether the connection ID of a QUIC packet names another backend than the connection's. */

@@ -68,20 +68,19 @@ step u8 screen_ipv6(const struct ipv6hdr *ip)
 }
 
 /* By the addresses of the IP header at l3. */
-step u8 screen_addresses(struct xdp_md *ctx, const struct packet *pkt)
+step u8 screen_addresses(struct xdp_md *ctx, u32 l3, bool ipv6)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	void *ip = data + (pkt->l3 & L3_MASK);
+	void *ip = data + (l3 & L3_MASK);
 
-	if (pkt->ipv6)
+	if (ipv6)
 		return ip + sizeof(struct ipv6hdr) > end ? 0 : screen_ipv6(ip);
 	return ip + sizeof(struct iphdr) > end ? 0 : screen_ipv4(ip);
 }
 
 /* By the flags of a TCP header at l4. */
-step u8 screen_flags(struct xdp_md *ctx, const struct packet *pkt)
+step u8 screen_flags(struct xdp_md *ctx, u32 l4)
 {
-	u32 l4 = pkt->l4;
 	u8 *tcp;
 
 	/* The compiler knows that it is in bounds and would leave the mask out; Linux 6.1 does not.
@@ -93,15 +92,30 @@ step u8 screen_flags(struct xdp_md *ctx, const struct packet *pkt)
 	return TCP_VALID >> (tcp[13] & TCP_FLAGS) & 1 ? 0 : DROP_TCP_FLAGS;
 }
 
+/* By addresses and, if the offset is not 0, by the flags of the TCP header there. */
+step u8 screen_both(struct xdp_md *ctx, u32 l3, u32 l4, bool ipv6)
+{
+	u8 reason = screen_addresses(ctx, l3, ipv6);
+
+	if (unlikely(reason) || !l4)
+		return reason;
+	return screen_flags(ctx, l4);
+}
+
+/* The same, by itself, so that the verifier looks at it once. */
+side_step u32 screen_apart(struct xdp_md *ctx, u32 l3, u32 l4, u32 ipv6)
+{
+	return screen_both(ctx, l3, l4, ipv6);
+}
+
 step u8 screen(struct xdp_md *ctx, const struct packet *pkt)
 {
-	u8 reason;
+	bool flags =
+		pkt->protocol == IPPROTO_TCP && !pkt->quoted && pkt->fragment != LATER_FRAGMENT;
 
 	if (!screening)
 		return 0;
-	reason = screen_addresses(ctx, pkt);
-	if (unlikely(reason) || pkt->protocol != IPPROTO_TCP || pkt->quoted ||
-	    pkt->fragment == LATER_FRAGMENT)
-		return reason;
-	return screen_flags(ctx, pkt);
+	if (pkt->fragment || pkt->quoted)
+		return screen_apart(ctx, pkt->l3, flags ? pkt->l4 : 0, pkt->ipv6);
+	return screen_both(ctx, pkt->l3, flags ? pkt->l4 : 0, pkt->ipv6);
 }

@@ -290,6 +290,7 @@ const (
 	lbNatFlagNAT_BACKEND_CLOSED lbNatFlag = 8
 	lbNatFlagNAT_RESET          lbNatFlag = 16
 	lbNatFlagNAT_CLAIMED        lbNatFlag = 32
+	lbNatFlagNAT_SPOKEN         lbNatFlag = 64
 )
 
 type lbNatPortsLine struct {

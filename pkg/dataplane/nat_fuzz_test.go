@@ -55,6 +55,7 @@ func newNATFuzz(t testing.TB) *natFuzz {
 
 // TestFuzzNAT is the fuzzer of VIPs that translate.
 func TestFuzzNAT(t *testing.T) {
+	t.Parallel()
 	seed, runs := fromEnvironment(t, fuzzSeedVariable, defaultFuzzSeed), fromEnvironment(t, fuzzRunsVariable, defaultFuzzRuns)
 	f := newNATFuzz(t)
 	m := newMutator(f.fuzzLab, seed)

@@ -54,6 +54,7 @@ func deniedForms(s natService) map[string][]byte {
 // TestGuardsOfNAT: what lists deny reaches no VIP that translates, in whatever form,
 // and begins no connection; without the list it does.
 func TestGuardsOfNAT(t *testing.T) {
+	t.Parallel()
 	for _, guarded := range []bool{true, false} {
 		t.Run(fmt.Sprintf("guarded=%t", guarded), func(t *testing.T) {
 			l := guardedNATLab(t, guarded)

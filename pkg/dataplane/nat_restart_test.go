@@ -92,6 +92,7 @@ func restarts() map[string]restart {
 // TestNATRestart: conversations outlive a daemon, those whose source there is no more
 // excepted, and what ends afterwards gives its port back.
 func TestNATRestart(t *testing.T) {
+	t.Parallel()
 	for name, r := range restarts() {
 		t.Run(name, func(t *testing.T) {
 			l, path := pinnedTable(t, natOptions())
@@ -137,7 +138,7 @@ func (l *natTable) endAll(t *testing.T, talks []talk, keeps func(talk) bool) {
 			l.through(t, c.ask(flagSYN, nil).bytes())
 			continue
 		}
-		l.inject(c, lbNatFlagNAT_REPLIED|natClosed, 2*time.Minute)
+		l.inject(c, natOpen|natClosed, 2*time.Minute)
 	}
 	l.sweeps(1)
 	l.agree(t)
@@ -145,6 +146,7 @@ func (l *natTable) endAll(t *testing.T, talks []talk, keeps func(talk) bool) {
 
 // TestNATUpgrade: what was pinned by a version that knew no NAT is carried over.
 func TestNATUpgrade(t *testing.T) {
+	t.Parallel()
 	for name, lost := range map[string][]string{
 		"all of nat": {lbMapTranslations, lbMapSessions, lbMapNatPorts, lbMapNatTimeouts, lbMapNatEndpoints, lbMapCourses},
 		"timeouts":   {lbMapNatTimeouts},

@@ -94,9 +94,11 @@ func (t *natTable) exhaust(s natServed, protocol model.Protocol) error {
 			return err
 		}
 		c.source = t.sourceIn(out)
-		// What has not been answered would give way.
-		if _, _, err := t.run(ebpf.RunOptions{Data: c.answer(flagACK, nil).bytes()}); err != nil {
-			return err
+		// What is not open in both directions would give way.
+		for _, p := range []packet{c.answer(flagSYN|flagACK, nil), c.ask(flagACK, nil)} {
+			if _, _, err := t.run(ebpf.RunOptions{Data: p.bytes()}); err != nil {
+				return err
+			}
 		}
 	}
 	return errors.New("there is always one more port")
@@ -113,7 +115,8 @@ func exhaustedRows(t *natTable, f family) []row {
 			if known.source = begun; !t.sources.Ports.Contains(begun.Port()) {
 				continue // all ports are in use since another service's rows were made
 			}
-			t.through(t, known.answer(flagACK, nil).bytes())
+			t.through(t, known.answer(flagSYN|flagACK, nil).bytes())
+			t.through(t, known.ask(flagACK, nil).bytes())
 			r := c.counted("one more", "drop_no_nat_port", c.ask(flagSYN, text(2)))
 			r.arrange = func() error { return t.exhaust(s, protocol) }
 			rows = append(rows, r, known.forth("goes on", known.ask(flagACK, text(2))), t.back("is answered", known, known.answer(flagACK, text(2))))

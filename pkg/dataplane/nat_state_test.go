@@ -66,10 +66,11 @@ type natAge struct {
 }
 
 func natAges() []natAge {
-	const replied = lbNatFlagNAT_REPLIED
+	const replied = natOpen
 	brief := time.Minute
 	return []natAge{
 		{"begun", 0, brief},
+		{"half open: its client is silent since it began", lbNatFlagNAT_REPLIED, brief},
 		{"established", replied, model.DefaultIdleTimeout},
 		{"closed by its client", replied | lbNatFlagNAT_CLIENT_CLOSED, model.DefaultIdleTimeout},
 		{"closed by its backend", replied | lbNatFlagNAT_BACKEND_CLOSED, model.DefaultIdleTimeout},
@@ -110,6 +111,7 @@ func TestNATSweep(t *testing.T) {
 // TestNATPortGivesWay: where no port is free, one is taken from a connection that is over,
 // or nearly, and from no other.
 func TestNATPortGivesWay(t *testing.T) {
+	t.Parallel()
 	for _, a := range natAges() {
 		brief := a.idle == time.Minute
 		for name, c := range map[string]struct {
@@ -160,7 +162,7 @@ func TestNATRecovers(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := l.NAT()
-			l.inject(c, lbNatFlagNAT_REPLIED|lbNatFlagNAT_RESET, 2*time.Minute)
+			l.inject(c, natOpen|lbNatFlagNAT_RESET, 2*time.Minute)
 			l.sweeps(1)
 			after := l.NAT()
 			if after.Exhausted <= before.Exhausted || after.Used == 0 {
@@ -273,7 +275,7 @@ func TestNATNumbersWait(t *testing.T) {
 	if l.leaving() != 1 || !l.known(c) {
 		t.Errorf("%d numbers are to be freed, want one; the connection is known: %t", l.leaving(), l.known(c))
 	}
-	l.inject(c, lbNatFlagNAT_REPLIED|natClosed, 2*time.Minute)
+	l.inject(c, natOpen|natClosed, 2*time.Minute)
 	l.sweeps(2)
 	if l.leaving() != 0 || l.known(c) {
 		t.Errorf("%d numbers are not free; the connection is known: %t", l.leaving(), l.known(c))
@@ -296,6 +298,7 @@ func TestNATNumbersWait(t *testing.T) {
 // TestNATAgreement does what packets, time and the control plane do in any order:
 // sessions and bitmap say what translations do, and no client has two.
 func TestNATAgreement(t *testing.T) {
+	t.Parallel()
 	l := newNATTable(t, natSetting{options: ports(64)})
 	var services []natServed
 	for _, f := range families() {
@@ -348,6 +351,7 @@ func TestNATAgreement(t *testing.T) {
 
 // TestNATAgreementNotices is the control of what tests of agreement look at.
 func TestNATAgreementNotices(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(*natTable, talk){
 		"session lost": func(l *natTable, _ talk) { clear(l.sessions.elements) },
 		"session twice": func(l *natTable, c talk) {

@@ -18,6 +18,7 @@ const fewestRows = 2000
 
 // TestPackets sends every row of the packet table through the program.
 func TestPackets(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	rows := l.rows()
 	if len(rows) < fewestRows {
@@ -50,6 +51,7 @@ func withoutRow() map[string]func(*testing.T) {
 
 // TestEveryReasonHasARow: no way out of the program that nothing has taken.
 func TestEveryReasonHasARow(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	rows := map[string]int{}
 	translated, _ := natRows(t)

@@ -45,11 +45,13 @@ func natNow() (flux.Tick, error) {
 	return flux.Tick(ts.Nano()>>natTickShift) & flowTickMask, nil
 }
 
+const natOpen = lbNatFlagNAT_REPLIED | lbNatFlagNAT_SPOKEN
+
 const natClosed = lbNatFlagNAT_CLIENT_CLOSED | lbNatFlagNAT_BACKEND_CLOSED
 
 // expired reports whether a connection is over; see nat_idle in bpf/translation.h.
 func (t translation) expired(now flux.Tick, idle uint32) bool {
-	if t.flags&lbNatFlagNAT_REPLIED == 0 || t.flags&lbNatFlagNAT_RESET != 0 || t.flags&natClosed == natClosed {
+	if t.flags&natOpen != natOpen || t.flags&lbNatFlagNAT_RESET != 0 || t.flags&natClosed == natClosed {
 		idle = natTransitory
 	}
 	age := uint32(flux.Age(now, t.seen))
