@@ -29,6 +29,9 @@ struct course {
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
 	u64 state;   /* of the translation, as it was read */
+	u32 vip;     /* index of its counters, and its mode */
+	u8 mode;
+	struct packet packet; /* see forget() */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -236,15 +239,14 @@ step enum reason transmit_to_backend(struct xdp_md *ctx, const struct hop *hop)
 }
 
 /* Sends a client's packet to its backend. */
-step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip, u8 mode,
-				 struct course *c)
+step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
 	u32 index = c->backend;
 	struct backend *b;
 	enum reason reason;
 	int more;
 
-	count_packet(&vip_counters, vip, pkt);
+	count_packet(&vip_counters, c->vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 	if (index < OWNER_FIRST)
@@ -252,7 +254,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 	b = bpf_map_lookup_elem(&backends, &index);
 	if (!b)
 		return DROP_INTERNAL;
-	if (!(b->modes & 1 << (mode & 7)))
+	if (!(b->modes & 1 << (c->mode & 7)))
 		return DROP_UNRESOLVED;
 	to_backend(c, b, pkt->ports);
 	hop_to_backend(&c->hop, b);

@@ -158,6 +158,31 @@ type lbCourse struct {
 	Index   uint32
 	_       [4]byte
 	State   uint64
+	Vip     uint32
+	Mode    uint8
+	_       [3]byte
+	Packet  struct {
+		_           structs.HostLayout
+		Destination lbAddress
+		Addresses   uint64
+		Hash        uint64
+		Ports       uint32
+		Length      uint32
+		L3          uint32
+		L4          uint32
+		Quoted      uint32
+		QuotedL4    uint32
+		FragmentId  uint32
+		Fragment    uint8
+		Ipv6        bool
+		Protocol    uint8
+		Ttl         uint8
+		Tos         uint8
+		Opener      bool
+		Closer      bool
+		Resets      bool
+		_           [4]byte
+	}
 }
 
 type lbFlow struct {
