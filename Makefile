@@ -21,7 +21,7 @@ UNIT := ./cmd/... ./pkg/... ./tools/...
 C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
-LAB = go run $(AS_ROOT) ./tools/lab
+LAB = go run $(AS_ROOT) ./tools/lab $(if $(MODE),--mode $(MODE))
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
 	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
@@ -38,7 +38,7 @@ build-next: VERSION := $(VERSION)-next
 build-next: ## build bin/steelyard-next, the same under another version
 	$(GO_BUILD) -o bin/steelyard-next ./cmd/steelyard
 
-demo: setup-lab build ## show Steelyard at work in a lab of network namespaces
+demo: setup-lab build ## show Steelyard at work in a lab of network namespaces; MODE=nat, MODE=fullnat
 	$(LAB) demo
 
 demo-shell: setup-lab build ## the same lab, with a shell to play in

@@ -84,15 +84,22 @@ side_step u32 write_link(struct xdp_md *ctx, const struct hop *hop, u32 ipv6)
  */
 side_step u32 complete_udp(struct xdp_md *ctx, u32 l4, u32 length, const struct tuple *to)
 {
-	u32 sum = sum_bytes(ctx, l4, length);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct udphdr *udp = data + (l4 & L4_MASK);
 	u64 pseudo;
+	u32 sum;
 
-	if (!to || sum == SUM_FAILED || (void *)(udp + 1) > end)
+	if (!to || (void *)(udp + 1) > end)
 		return false;
 	if (udp->check)
 		return true;
+	/* What IP carries behind the datagram is none of it. */
+	sum = bpf_ntohs(udp->len) > length ? SUM_FAILED : sum_bytes(ctx, l4, bpf_ntohs(udp->len));
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	udp = data + (l4 & L4_MASK);
+	if (sum == SUM_FAILED || (void *)(udp + 1) > end)
+		return false;
 	pseudo = sum_words((const void *)to, 8) + udp->len + bpf_htons(IPPROTO_UDP);
 	udp->check = ~fold_sum(pseudo + sum);
 	if (!udp->check)

@@ -79,9 +79,13 @@ step void close_connection(u64 hash, u32 index, u64 was)
 		drop_session(hash, index);
 }
 
+/* Of two CPUs that have begun one connection, each has given way to the other. */
+#define NAT_LOST (NAT_NONE - 1)
+
 /*
  * Begins a connection to a backend. Returns the index of its translation, or NAT_NONE
- * where no port is free. If another CPU has begun the same one, that one counts.
+ * where no port is free. If another CPU has begun the same one, that one counts; if that
+ * one has given way as well, NAT_LOST is returned.
  */
 side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u64 hash, u32 backend,
 			      u32 facts)
@@ -89,7 +93,7 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	u32 base = nat_base(hash, facts), index, other;
 	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP;
 	struct translation *t;
-	u64 state;
+	u64 state, flags = NAT_USED;
 
 	if (!client || base == NAT_NONE)
 		return NAT_NONE;
@@ -102,8 +106,12 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	t->ports = client->ports;
 	t->vip = facts >> NAT_FACT_VIP_SHIFT;
 	note_hop(ctx, t, facts & NAT_FACT_TAG);
-	state = nat_state(t->state, backend, nat_generation(t->state),
-			  facts & NAT_FACT_SPLICED ? NAT_USED | NAT_SPLICED : NAT_USED);
+	if (facts & NAT_FACT_SPLICED)
+		flags |= NAT_SPLICED;
+	/* One datagram may be all that there is. */
+	if (protocol == IPPROTO_UDP)
+		flags |= NAT_SPOKEN;
+	state = nat_state(t->state, backend, nat_generation(t->state), flags);
 	*(volatile u64 *)&t->state = state;
 	if (!add_session(hash, index)) {
 		free_translation(index, state);
@@ -115,7 +123,8 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 		return index;
 	}
 	close_connection(hash, index, state);
-	return other;
+	t = translation_at(other);
+	return t && is_of(t, client) ? other : NAT_LOST;
 }
 
 #define NAT_SEE_TRIES 2

@@ -10,6 +10,7 @@
 #include "answer.h"
 #include "maps.h"
 #include "parse.h"
+#include "screen.h"
 #include "sum.h"
 
 const volatile u64 icmp_cost; /* ns of a CPU's time that an answer uses up; 0: there are none */
@@ -35,21 +36,6 @@ step bool allowed(void)
 	struct allowance *a = bpf_map_lookup_elem(&allowances, &zero);
 
 	return a && draw(a, icmp_cost);
-}
-
-/* Whether an address is of one host, to which an error may be sent (RFC 1122, 3.2.2). */
-step bool is_host_ipv4(__be32 addr)
-{
-	u8 first = bpf_ntohl(addr) >> 24;
-
-	return first && first < 224 && first != 127;
-}
-
-step bool is_host_ipv6(const struct in6_addr *addr)
-{
-	struct address a = load_ipv6(addr);
-
-	return addr->s6_addr[0] != 0xff && (a.word[0] || a.word[1] & ~bpf_cpu_to_be64(1));
 }
 
 /* Moves the link header to the head of a frame that has grown by some bytes, turned round. */

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "reasons.h"
+#include "sourcelist.h"
 #include "types.h"
 
 /*
@@ -36,6 +37,7 @@ enum vip_flag {
 	VIP_CLAMPS_MSS = 64,        /* terms: mss */
 	VIP_QUIC = 128,             /* terms: server_ids */
 	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
+	VIP_GUARDED = 512,          /* its guard has something to say, see guard.h */
 	VIP_SYN_COOKIES = 1024,     /* it answers SYNs with cookies, or has done so */
 };
 
@@ -84,7 +86,8 @@ struct vip_table {
 	u32 base;          /* first bucket */
 	u32 shift;         /* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
 	u32 wide;          /* not 0: some VIP takes any port or a range */
-	u32 replies;       /* not 0: some VIP is MODE_NAT, and its answers pass here */
+	u16 replies;       /* not 0: some VIP is MODE_NAT, and its answers pass here */
+	u16 guarded;       /* not 0: some key of an address is VIP_GUARDED */
 };
 
 /* Two tables: packets use one while the control plane fills the other. */
@@ -235,8 +238,9 @@ enum nat_flag {
 	NAT_CLIENT_CLOSED = 4,
 	NAT_BACKEND_CLOSED = 8,
 	NAT_RESET = 16,
-	NAT_CLAIMED = 32, /* the rest is being written */
-	NAT_SPLICED = 64, /* it began with a SYN cookie, see splice.h */
+	NAT_CLAIMED = 32,  /* the rest is being written */
+	NAT_SPOKEN = 64,   /* the client has sent more than what opens it */
+	NAT_SPLICED = 128, /* it began with a SYN cookie, see splice.h */
 };
 
 /* Flags of a splice, see splice.h. */
@@ -269,6 +273,9 @@ const volatile struct vocabulary {
 	enum nat_flag nat_flag;
 	enum part part;
 	enum splice_flag splice_flag;
+	enum list_answer list_answer;
+	enum limited limited;
+	struct list_node list_node;
 } vocabulary;
 
 struct counters {

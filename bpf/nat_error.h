@@ -114,6 +114,9 @@ step enum reason error_to_backend(struct xdp_md *ctx, struct packet *pkt, struct
 
 	if (!vip || vip->mode < MODE_NAT)
 		return PASS_NOT_VIP;
+	reason = guard(ctx, pkt, vip->vip, vip->flags);
+	if (reason != TX_FORWARDED)
+		return reason;
 	reason = course_to_backend(ctx, pkt, vip, c);
 	count_packet(&vip_counters, vip->vip, pkt);
 	if (reason != TX_FORWARDED)

@@ -11,6 +11,7 @@
 #include "connection.h"
 #include "count.h"
 #include "fragment.h"
+#include "guard.h"
 #include "icmp.h"
 #include "quoted.h"
 #include "reset.h"
@@ -48,10 +49,11 @@ struct course {
 	struct head head;
 	struct tuple client; /* of the client's packets, where a splice is looked for */
 	u32 cookie;          /* of the splice whose SYN it is */
-	u16 vip;
+	u8 next;             /* enum syn_course: told by one program to the next, */
+	u8 syn;              /* and what this one was told */
+	u32 vip;             /* index of its counters, and its mode */
 	u8 mode;
-	u8 next; /* enum syn_course: told by one program to the next, */
-	u8 syn;  /* and what this one was told */
+	struct packet packet; /* see forget() */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -101,6 +103,22 @@ step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const 
 	       (pkt->l3 > sizeof(struct ethhdr) ? NAT_FACT_TAG : 0);
 }
 
+/*
+ * Reads state and backend of the course's translation; false if it has become another
+ * connection's since it was found.
+ */
+step bool read_connection(struct course *c)
+{
+	struct translation *t = translation_at(c->index);
+
+	if (!t)
+		return false;
+	c->state = *(volatile u64 *)&t->state;
+	c->backend = flow_backend(c->state);
+	return is_of(t, &c->from) &&
+	       nat_generation(*(volatile u64 *)&t->state) == nat_generation(c->state);
+}
+
 /* Begins a connection to the backend that the slot's owner is. */
 step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
 		       struct course *c)
@@ -108,6 +126,7 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
 	struct backend *b;
+	u32 facts;
 
 	if (!pool)
 		return DROP_INTERNAL;
@@ -119,22 +138,41 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 		return DROP_INTERNAL;
 	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
-	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend,
-				   nat_facts(pkt, vip, b, c->syn));
-	if (c->index == NAT_NONE) {
+	facts = nat_facts(pkt, vip, b, c->syn);
+	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+	if (c->index == NAT_LOST)
+		c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+	if (c->index >= NAT_LOST) {
 		count_flow(NAT_EXHAUSTED);
 		return DROP_NO_NAT_PORT;
 	}
 	pkt->opener = true;
-	return TX_FORWARDED;
+	/* One that another CPU has begun may have another backend. */
+	return read_connection(c) ? TX_FORWARDED : DROP_NO_NAT_PORT;
 }
 
 /* What a client's packet says of its connection. */
 step u64 client_flags(const struct packet *pkt, u8 syn)
 {
+	if (syn == SYN_SPLICED)
+		return NAT_SPLICED;
+	if (pkt->opener)
+		return 0;
 	if (!pkt->closer)
-		return syn == SYN_SPLICED ? NAT_SPLICED : 0;
-	return pkt->resets ? NAT_RESET : NAT_CLIENT_CLOSED;
+		return NAT_SPOKEN;
+	return pkt->resets ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
+}
+
+/* Whether the connection ID of a QUIC packet names another backend than the connection's. */
+step bool names_another(struct xdp_md *ctx, const struct packet *pkt, const struct vip_entry *vip,
+			u32 backend)
+{
+	u32 named;
+
+	if (!(vip->flags & VIP_QUIC))
+		return false;
+	named = quic_peek(ctx, pkt->l4, vip->vip, vip->terms);
+	return named && named != backend && ability(named) & KEEPS_FLOWS;
 }
 
 /* Goes on with a connection. Returns false if its client has to begin another one. */
@@ -143,14 +181,13 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 {
 	struct translation *t = translation_at(c->index);
 
-	if (!t)
-		return false;
-	c->state = *(volatile u64 *)&t->state;
-	c->backend = flow_backend(c->state);
-	if (!connection_stays(pkt, c->state, ability(c->backend)))
+	if (!t || !connection_stays(pkt, c->state, ability(c->backend)))
 		return false;
 	if (pkt->quoted)
 		return true;
+	/* The port is used again, by somebody else behind the same address perhaps. */
+	if (names_another(ctx, pkt, vip, c->backend))
+		return false;
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
 	if (tells_way_back(ctx, pkt->l3))
@@ -165,15 +202,18 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 {
 	bool begins = !pkt->quoted && (pkt->protocol == IPPROTO_UDP || pkt->opener);
 
+	/* A mapped address on the wire is not the IPv4 address, and nobody's (RFC 4038, 4.2). */
+	if (pkt->ipv6 && is_mapped(&c->from.source))
+		return DROP_MALFORMED;
 	pkt->hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
 	c->index = find_session(&c->from, pkt->hash, pkt->protocol, NAT_NONE);
-	if (c->index != NAT_NONE) {
+	if (c->index != NAT_NONE && read_connection(c)) {
 		if (go_on(ctx, pkt, vip, c))
 			return TX_FORWARDED;
 		if (!pkt->quoted)
 			close_connection(pkt->hash, c->index, c->state);
-		c->index = NAT_NONE;
 	}
+	c->index = NAT_NONE;
 	if (!begins)
 		return DROP_NO_CONNECTION;
 	return begin(ctx, pkt, vip, c);
@@ -243,15 +283,14 @@ step enum reason reset_client(struct xdp_md *ctx, const struct packet *pkt, cons
 }
 
 /* Sends a client's packet to its backend. */
-step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip, u8 mode,
-				 struct course *c)
+step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
 	u32 index = c->backend;
 	struct backend *b;
 	enum reason reason;
 	int more;
 
-	count_packet(&vip_counters, vip, pkt);
+	count_packet(&vip_counters, c->vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
 		return reset_client(ctx, pkt, c);
 	if (index < OWNER_FIRST)
@@ -259,7 +298,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 	b = bpf_map_lookup_elem(&backends, &index);
 	if (!b)
 		return DROP_INTERNAL;
-	if (!(b->modes & 1 << (mode & 7)))
+	if (!(b->modes & 1 << (c->mode & 7)))
 		return DROP_UNRESOLVED;
 	to_backend(c, b, pkt->ports);
 	hop_to_backend(&c->hop, b);

@@ -53,12 +53,19 @@ type vipView struct {
 	QUIC bool   `json:"quic"`
 	// SYNCookies is how many SYNs in a second may begin connections, 0 where all may.
 	SYNCookies uint32 `json:"syn_cookies"`
+	// Deny and Allow name source lists.
+	Deny  string `json:"deny,omitempty"`
+	Allow string `json:"allow,omitempty"`
 	// Available while a backend takes new flows.
 	Available bool `json:"available"`
 	// InFlux while flows may be on the pool that the VIP had before.
 	InFlux bool `json:"in_flux"`
 	// Flows that the flow table holds.
 	Flows uint64 `json:"flows"`
+	// Dropped are its packets that were screened or denied, by reason.
+	Dropped map[string]uint64 `json:"dropped,omitempty"`
+	// Limits are left out where there are none.
+	Limits *limitsView `json:"limits,omitempty"`
 	countersView
 }
 
@@ -238,6 +245,17 @@ func views[From, To any](from []From, convert func(From) To) []To {
 	return to
 }
 
+// viewReasons are the reasons that packets have had.
+func viewReasons(reasons []model.Reason) map[string]uint64 {
+	view := map[string]uint64{}
+	for _, r := range reasons {
+		if r.Packets > 0 {
+			view[r.Name] = r.Packets
+		}
+	}
+	return view
+}
+
 func viewCounters(c model.Counters) countersView {
 	return countersView{Packets: c.Packets, Bytes: c.Bytes, Connections: c.Connections}
 }
@@ -251,6 +269,7 @@ func viewVIP(v model.VIPStatus) vipView {
 		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
 		Affinity:  affinityView{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
 		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC, SYNCookies: v.SYNCookies,
+		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Dropped: viewReasons(v.Dropped), Limits: viewLimits(&v),
 		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}
 	if len(view.Endpoints) > 0 {

@@ -26,6 +26,8 @@ type vipFlags struct {
 	ipv4Prefix, ipv6Prefix, mss    uint32
 	synCookies                     uint32
 	quic                           bool
+	sources                        sourceFlags
+	limits                         limitFlags
 }
 
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
@@ -53,10 +55,12 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 		completeFlag(cmd, free)
 	}
 	a.completeFlagFrom(cmd, "pool", completePools)
+	f.sources.register(a, cmd)
+	f.limits.register(cmd)
 }
 
 func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPFields {
-	return &steelyardv1.VIPFields{
+	fields := &steelyardv1.VIPFields{
 		Name:     name,
 		Protocol: given(cmd, "protocol", f.protocol),
 		Mode:     given(cmd, "mode", f.mode),
@@ -72,7 +76,12 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Mss:                given(cmd, "mss", f.mss),
 		Quic:               given(cmd, "quic", f.quic),
 		SynCookies:         given(cmd, "syn-cookies", f.synCookies),
+
+		Deny:  given(cmd, "deny", f.sources.deny),
+		Allow: given(cmd, "allow", f.sources.allow),
 	}
+	f.limits.fill(cmd, fields)
+	return fields
 }
 
 func newVIPAdd(a *app) *cobra.Command {
@@ -284,6 +293,8 @@ func newVIPShow(a *app) *cobra.Command {
 			printVIPs(w, []model.VIPStatus{v})
 			fmt.Fprintln(w)
 			properties(w, vipProperties(&v.VIP)...)
+			printReasons(w, v.Dropped)
+			printObserved(w, &v)
 			fmt.Fprintln(w)
 			a.printBackends(w, *pool)
 		})
@@ -309,7 +320,13 @@ func vipProperties(v *model.VIP) []string {
 	if v.SYNCookies != 0 {
 		pairs = append(pairs, "SYN cookies", fmt.Sprintf("above %d/s", v.SYNCookies))
 	}
-	return pairs
+	if v.Sources.Deny != "" {
+		pairs = append(pairs, "deny", v.Sources.Deny)
+	}
+	if v.Sources.Allow != "" {
+		pairs = append(pairs, "allow", v.Sources.Allow)
+	}
+	return append(pairs, limitProperties(v.Limits)...)
 }
 
 func affinity(a model.Affinity) string {

@@ -28,7 +28,7 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 		if resolved, ok := paths[b.ID.Address]; ok {
 			path = &resolved
 		}
-		record := backendRecord(b.ID, path, p.sources)
+		record := backendRecord(b.ID, path, p.natSources)
 		record.Able = able(b)
 		p.backends.store(at.base()+owner, record)
 	}

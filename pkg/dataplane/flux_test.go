@@ -296,6 +296,7 @@ func churned(t *testing.T, tracking model.Tracking, churn func(*fluxRig)) (*flux
 }
 
 func TestFlowsSurvive(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		t.Run(name, func(t *testing.T) {
 			if _, broken := churned(t, model.TrackingFlux, churn); broken > 0 {
@@ -312,6 +313,7 @@ func TestFlowsSurvive(t *testing.T) {
 
 // The control: without tracking the same changes break flows.
 func TestFlowsBreakWithoutTracking(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		if name == "drain and back" || name == "there and back" {
 			continue
@@ -325,6 +327,7 @@ func TestFlowsBreakWithoutTracking(t *testing.T) {
 }
 
 func TestEverythingSettles(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		t.Run(name, func(t *testing.T) {
 			r, _ := churned(t, model.TrackingFlux, churn)

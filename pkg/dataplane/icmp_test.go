@@ -82,6 +82,7 @@ func (r *fluxRig) astray(at map[uint32]int) int {
 // TestErrorsInFlux: an error about a flow reaches the backend that the flow is on,
 // through every change, before and after the flow table knows it, and leaves no trace.
 func TestErrorsInFlux(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		for _, tracking := range []model.Tracking{model.TrackingFlux, model.TrackingAlways} {
 			if tracking == model.TrackingAlways && name != "affinity" && name != "another pool" {
@@ -121,6 +122,7 @@ func (r *fluxRig) errorsInFlux(churn func(*fluxRig)) {
 
 // The control: without tracking, errors go by the slot, as the packets do.
 func TestErrorsWithoutTracking(t *testing.T) {
+	t.Parallel()
 	for _, f := range families() {
 		for _, mode := range []model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE} {
 			r := newFluxRig(t, model.TrackingNone, model.TCP)

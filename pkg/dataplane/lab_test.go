@@ -32,7 +32,8 @@ const loopback = 1
 // testSeed is what test runs hash with.
 func testSeed() Seed { return Seed{0x0123456789abcdef, 0xfedcba9876543210} }
 
-// testOptions are those of a daemon that is told nothing, but for the seed.
+// testOptions are those of a daemon that is told nothing, but for the seed and that
+// it does not screen: tests make flows from any address.
 func testOptions() Options { return Options{Seed: testSeed(), ICMPRate: 1000} }
 
 // withRoom completes limits with room for the endpoints of the VIPs.
@@ -45,7 +46,7 @@ func withRoom(l Limits) Limits {
 
 // smallLimits are enough for the packet table.
 func smallLimits() Limits {
-	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10}
+	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10, SourceLists: 8, Sources: 1 << 12}
 }
 
 // loaded is a Plane that lives as long as the test.

@@ -136,11 +136,34 @@ type lbCourse struct {
 	}
 	Client lbTuple
 	Cookie uint32
-	Vip    uint16
-	Mode   uint8
 	Next   uint8
 	Syn    uint8
-	_      [7]byte
+	_      [2]byte
+	Vip    uint32
+	Mode   uint8
+	_      [3]byte
+	Packet struct {
+		_           structs.HostLayout
+		Destination lbAddress
+		Addresses   uint64
+		Hash        uint64
+		Ports       uint32
+		Length      uint32
+		L3          uint32
+		L4          uint32
+		Quoted      uint32
+		QuotedL4    uint32
+		FragmentId  uint32
+		Fragment    uint8
+		Ipv6        bool
+		Protocol    uint8
+		Ttl         uint8
+		Tos         uint8
+		Opener      bool
+		Closer      bool
+		Resets      bool
+		_           [4]byte
+	}
 }
 
 type lbFlow struct {
@@ -187,9 +210,62 @@ const (
 	lbFragmentFlagFRAGMENT_PASSES lbFragmentFlag = 32
 )
 
+type lbGuard struct {
+	_        structs.HostLayout
+	Deny     uint16
+	Allow    uint16
+	DenyAll  uint16
+	AllowAll uint16
+	Bogus    uint16
+	Observed uint16
+	MaskIpv4 uint32
+	MaskIpv6 [2]uint64
+	Reserved [4]uint64
+	Limit    [4]lbLimit
+}
+
+type lbGuardCounters struct {
+	_         structs.HostLayout
+	Dropped   [9]uint64
+	Observed  [4]uint64
+	Forgotten uint64
+}
+
 type lbLedgerPage struct {
 	_    structs.HostLayout
 	Word [512]uint64
+}
+
+type lbLimit struct {
+	_     structs.HostLayout
+	Cost  uint64
+	Burst uint64
+}
+
+type lbLimited uint32
+
+const (
+	lbLimitedLIMITED_SOURCE_PACKETS     lbLimited = 0
+	lbLimitedLIMITED_SOURCE_CONNECTIONS lbLimited = 1
+	lbLimitedLIMITED_PACKETS            lbLimited = 2
+	lbLimitedLIMITED_CONNECTIONS        lbLimited = 3
+	lbLimitedLIMITS                     lbLimited = 4
+)
+
+type lbListAnswer uint32
+
+const (
+	lbListAnswerLIST_OUT  lbListAnswer = 0
+	lbListAnswerLIST_IN   lbListAnswer = 1
+	lbListAnswerLIST_IPV4 lbListAnswer = 0
+	lbListAnswerLIST_IPV6 lbListAnswer = 1
+)
+
+type lbListNode struct {
+	_     structs.HostLayout
+	Below uint32
+	First uint16
+	Last  uint16
 }
 
 type lbMode uint32
@@ -220,7 +296,8 @@ const (
 	lbNatFlagNAT_BACKEND_CLOSED lbNatFlag = 8
 	lbNatFlagNAT_RESET          lbNatFlag = 16
 	lbNatFlagNAT_CLAIMED        lbNatFlag = 32
-	lbNatFlagNAT_SPLICED        lbNatFlag = 64
+	lbNatFlagNAT_SPOKEN         lbNatFlag = 64
+	lbNatFlagNAT_SPLICED        lbNatFlag = 128
 )
 
 type lbNatPortsLine struct {
@@ -272,35 +349,44 @@ type lbPortRange struct {
 type lbReason uint32
 
 const (
-	lbReasonPASS_NOT_IP            lbReason = 0
-	lbReasonPASS_NOT_VIP           lbReason = 1
-	lbReasonPASS_REPLY             lbReason = 2
-	lbReasonTX_FORWARDED           lbReason = 3
-	lbReasonTX_REPLY               lbReason = 4
-	lbReasonTX_ECHO_REPLY          lbReason = 5
-	lbReasonTX_RESET               lbReason = 6
-	lbReasonTX_TOO_BIG             lbReason = 7
-	lbReasonTX_TTL_EXCEEDED        lbReason = 8
-	lbReasonTX_SYN_COOKIE          lbReason = 9
-	lbReasonTX_SYN_ACK             lbReason = 10
-	lbReasonREDIRECT_FORWARDED     lbReason = 11
-	lbReasonREDIRECT_REPLY         lbReason = 12
-	lbReasonDROP_TRUNCATED         lbReason = 13
-	lbReasonDROP_MALFORMED         lbReason = 14
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 15
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 16
-	lbReasonDROP_ICMP_ERROR        lbReason = 17
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 18
-	lbReasonDROP_NO_BACKEND        lbReason = 19
-	lbReasonDROP_SYN_FLOOD         lbReason = 20
-	lbReasonDROP_NO_NAT_PORT       lbReason = 21
-	lbReasonDROP_NO_CONNECTION     lbReason = 22
-	lbReasonDROP_UNTRANSLATABLE    lbReason = 23
-	lbReasonDROP_UNRESOLVED        lbReason = 24
-	lbReasonDROP_TOO_BIG           lbReason = 25
-	lbReasonDROP_NO_HEADROOM       lbReason = 26
-	lbReasonDROP_INTERNAL          lbReason = 27
-	lbReasonREASONS                lbReason = 28
+	lbReasonPASS_NOT_IP                   lbReason = 0
+	lbReasonPASS_NOT_VIP                  lbReason = 1
+	lbReasonPASS_REPLY                    lbReason = 2
+	lbReasonTX_FORWARDED                  lbReason = 3
+	lbReasonTX_REPLY                      lbReason = 4
+	lbReasonTX_ECHO_REPLY                 lbReason = 5
+	lbReasonTX_RESET                      lbReason = 6
+	lbReasonTX_TOO_BIG                    lbReason = 7
+	lbReasonTX_TTL_EXCEEDED               lbReason = 8
+	lbReasonTX_SYN_COOKIE                 lbReason = 9
+	lbReasonTX_SYN_ACK                    lbReason = 10
+	lbReasonREDIRECT_FORWARDED            lbReason = 11
+	lbReasonREDIRECT_REPLY                lbReason = 12
+	lbReasonDROP_TRUNCATED                lbReason = 13
+	lbReasonDROP_MALFORMED                lbReason = 14
+	lbReasonDROP_TCP_FLAGS                lbReason = 15
+	lbReasonDROP_LAND                     lbReason = 16
+	lbReasonDROP_BOGUS_SOURCE             lbReason = 17
+	lbReasonDROP_DENIED                   lbReason = 18
+	lbReasonDROP_NOT_ALLOWED              lbReason = 19
+	lbReasonDROP_LIMIT_SOURCE_PACKETS     lbReason = 20
+	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 21
+	lbReasonDROP_LIMIT_PACKETS            lbReason = 22
+	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 23
+	lbReasonDROP_EXTENSION_HEADERS        lbReason = 24
+	lbReasonDROP_FRAGMENT_EARLY           lbReason = 25
+	lbReasonDROP_ICMP_ERROR               lbReason = 26
+	lbReasonDROP_TTL_EXCEEDED             lbReason = 27
+	lbReasonDROP_NO_BACKEND               lbReason = 28
+	lbReasonDROP_SYN_FLOOD                lbReason = 29
+	lbReasonDROP_NO_NAT_PORT              lbReason = 30
+	lbReasonDROP_NO_CONNECTION            lbReason = 31
+	lbReasonDROP_UNTRANSLATABLE           lbReason = 32
+	lbReasonDROP_UNRESOLVED               lbReason = 33
+	lbReasonDROP_TOO_BIG                  lbReason = 34
+	lbReasonDROP_NO_HEADROOM              lbReason = 35
+	lbReasonDROP_INTERNAL                 lbReason = 36
+	lbReasonREASONS                       lbReason = 37
 )
 
 type lbServerId struct {
@@ -318,6 +404,17 @@ type lbSessionBucket struct {
 type lbSlotLine struct {
 	_    structs.HostLayout
 	Slot [16]uint32
+}
+
+type lbSourceBucket struct {
+	_     structs.HostLayout
+	Key   uint64
+	Empty uint64
+}
+
+type lbSourceLine struct {
+	_      structs.HostLayout
+	Bucket [4]lbSourceBucket
 }
 
 type lbSplice struct {
@@ -361,6 +458,12 @@ type lbVipBucket struct {
 	Entry [2]lbVipEntry
 }
 
+type lbVipBuckets struct {
+	_        structs.HostLayout
+	Empty    [2]uint64
+	Reserved [6]uint64
+}
+
 type lbVipEntry struct {
 	_         structs.HostLayout
 	Address   lbAddress
@@ -386,6 +489,7 @@ const (
 	lbVipFlagVIP_CLAMPS_MSS       lbVipFlag = 64
 	lbVipFlagVIP_QUIC             lbVipFlag = 128
 	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
+	lbVipFlagVIP_GUARDED          lbVipFlag = 512
 	lbVipFlagVIP_SYN_COOKIES      lbVipFlag = 1024
 )
 
@@ -395,7 +499,8 @@ type lbVipTable struct {
 	Base       uint32
 	Shift      uint32
 	Wide       uint32
-	Replies    uint32
+	Replies    uint16
+	Guarded    uint16
 }
 
 type lbVipTerms struct {
@@ -420,6 +525,14 @@ type lbVocabulary struct {
 	NatFlag      uint32
 	Part         uint32
 	SpliceFlag   uint32
+	ListAnswer   uint32
+	Limited      uint32
+	ListNode     struct {
+		_     structs.HostLayout
+		Below uint32
+		First uint16
+		Last  uint16
+	}
 }
 
 // Names of all BPF objects in the ELF.
@@ -435,6 +548,8 @@ const (
 	lbMapFlowEvents            = "flow_events"
 	lbMapFlows                 = "flows"
 	lbMapFragments             = "fragments"
+	lbMapGuardCounters         = "guard_counters"
+	lbMapGuards                = "guards"
 	lbMapLedger                = "ledger"
 	lbMapNatEndpoints          = "nat_endpoints"
 	lbMapNatPorts              = "nat_ports"
@@ -446,11 +561,14 @@ const (
 	lbMapServerIds             = "server_ids"
 	lbMapSessions              = "sessions"
 	lbMapSlots                 = "slots"
+	lbMapSourceBuckets         = "source_buckets"
+	lbMapSourceLists           = "source_lists"
 	lbMapSplices               = "splices"
 	lbMapSynAllowances         = "syn_allowances"
 	lbMapSynGiven              = "syn_given"
 	lbMapTerms                 = "terms"
 	lbMapTranslations          = "translations"
+	lbMapVipBuckets            = "vip_buckets"
 	lbMapVipCounters           = "vip_counters"
 	lbMapVips                  = "vips"
 	lbProgSteelyard            = "steelyard"
@@ -471,7 +589,9 @@ const (
 	lbVarNatSourceIpv6         = "nat_source_ipv6"
 	lbVarNatSourcesIpv4        = "nat_sources_ipv4"
 	lbVarNatSourcesIpv6        = "nat_sources_ipv6"
+	lbVarScreening             = "screening"
 	lbVarSessionMask           = "session_mask"
+	lbVarSourceMask            = "source_mask"
 	lbVarSpreadIpv4            = "spread_ipv4"
 	lbVarSpreadIpv6            = "spread_ipv6"
 	lbVarSynCpus               = "syn_cpus"
@@ -541,6 +661,8 @@ type lbMapSpecs struct {
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	GuardCounters   *ebpf.MapSpec `ebpf:"guard_counters"`
+	Guards          *ebpf.MapSpec `ebpf:"guards"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
 	NatEndpoints    *ebpf.MapSpec `ebpf:"nat_endpoints"`
 	NatPorts        *ebpf.MapSpec `ebpf:"nat_ports"`
@@ -552,11 +674,14 @@ type lbMapSpecs struct {
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
+	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
 	Splices         *ebpf.MapSpec `ebpf:"splices"`
 	SynAllowances   *ebpf.MapSpec `ebpf:"syn_allowances"`
 	SynGiven        *ebpf.MapSpec `ebpf:"syn_given"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
+	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -577,7 +702,9 @@ type lbVariableSpecs struct {
 	NatSourceIpv6  *ebpf.VariableSpec `ebpf:"nat_source_ipv6"`
 	NatSourcesIpv4 *ebpf.VariableSpec `ebpf:"nat_sources_ipv4"`
 	NatSourcesIpv6 *ebpf.VariableSpec `ebpf:"nat_sources_ipv6"`
+	Screening      *ebpf.VariableSpec `ebpf:"screening"`
 	SessionMask    *ebpf.VariableSpec `ebpf:"session_mask"`
+	SourceMask     *ebpf.VariableSpec `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
 	SynCpus        *ebpf.VariableSpec `ebpf:"syn_cpus"`
@@ -613,6 +740,8 @@ type lbMaps struct {
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
+	GuardCounters   *ebpf.Map `ebpf:"guard_counters"`
+	Guards          *ebpf.Map `ebpf:"guards"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
 	NatEndpoints    *ebpf.Map `ebpf:"nat_endpoints"`
 	NatPorts        *ebpf.Map `ebpf:"nat_ports"`
@@ -624,11 +753,14 @@ type lbMaps struct {
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Sessions        *ebpf.Map `ebpf:"sessions"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
+	SourceLists     *ebpf.Map `ebpf:"source_lists"`
 	Splices         *ebpf.Map `ebpf:"splices"`
 	SynAllowances   *ebpf.Map `ebpf:"syn_allowances"`
 	SynGiven        *ebpf.Map `ebpf:"syn_given"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	Translations    *ebpf.Map `ebpf:"translations"`
+	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 }
@@ -644,6 +776,8 @@ func (m *lbMaps) Close() error {
 		m.FlowEvents,
 		m.Flows,
 		m.Fragments,
+		m.GuardCounters,
+		m.Guards,
 		m.Ledger,
 		m.NatEndpoints,
 		m.NatPorts,
@@ -655,11 +789,14 @@ func (m *lbMaps) Close() error {
 		m.ServerIds,
 		m.Sessions,
 		m.Slots,
+		m.SourceBuckets,
+		m.SourceLists,
 		m.Splices,
 		m.SynAllowances,
 		m.SynGiven,
 		m.Terms,
 		m.Translations,
+		m.VipBuckets,
 		m.VipCounters,
 		m.Vips,
 	)
@@ -681,7 +818,9 @@ type lbVariables struct {
 	NatSourceIpv6  *ebpf.Variable `ebpf:"nat_source_ipv6"`
 	NatSourcesIpv4 *ebpf.Variable `ebpf:"nat_sources_ipv4"`
 	NatSourcesIpv6 *ebpf.Variable `ebpf:"nat_sources_ipv6"`
+	Screening      *ebpf.Variable `ebpf:"screening"`
 	SessionMask    *ebpf.Variable `ebpf:"session_mask"`
+	SourceMask     *ebpf.Variable `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
 	SynCpus        *ebpf.Variable `ebpf:"syn_cpus"`

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -184,6 +185,15 @@ func natSumRows(t *natTable, f family) []row {
 			in := c.response(udp{from: c.listens(), to: c.source.Port(), data: text(31), unsummed: true})
 			rows = append(rows, t.back("sum/none back", c, in))
 		}
+		if !f.ipv6 && s.across() {
+			short := udp{from: c.client, to: c.vip, data: text(20), unsummed: true}
+			in := c.request(longer{short})
+			out := c.asked(c.request(short))
+			carried := out.payload.(udp)
+			out.payload = longer{carried}
+			rows = append(rows, c.forth("sum/none, and more behind the datagram", in))
+			rows[len(rows)-1].out = out.bytes()
+		}
 		forth := c.ask(0, []byte{1, 2, 0, 0})
 		forth.payload = towardsZero(forth, c.asked(forth))
 		back := c.answer(0, []byte{1, 2, 0, 0})
@@ -201,6 +211,13 @@ func natSumRows(t *natTable, f family) []row {
 		}
 	}
 	return rows
+}
+
+// longer is a datagram with something behind it in its IP packet.
+type longer struct{ udp }
+
+func (d longer) bytes(source, destination netip.Addr) []byte {
+	return append(d.udp.bytes(source, destination), text(11)...)
 }
 
 // towardsZero is the payload of a datagram whose last word makes the checksum zero of

@@ -26,8 +26,8 @@ func natSettings() []natSetting {
 	return []natSetting{
 		{"", plain, nil, topics(natFlowRows, natFormRows, natErrorRows, natTroubleRows, natFragmentRows, natConnectionRows)},
 		{"without answers/", silent, nil, topics(silentRows)},
-		{"without ipv6 sources/", four, nil, topics(sourceRows)},
-		{"without ipv4 sources/", six, nil, topics(sourceRows)},
+		{"without ipv6 sources/", four, nil, topics(natSourceRows)},
+		{"without ipv4 sources/", six, nil, topics(natSourceRows)},
 		{"few ports/", few, nil, topics(exhaustedRows)},
 		{"not forwarding/", plain, (*natTable).forwardNothing, topics(notForwardingRows)},
 		{"by the kernel/", plain, (*natTable).sideWay, topics(passedRows)},
@@ -69,9 +69,9 @@ func silentRows(t *natTable, f family) []row {
 	return rows
 }
 
-// sourceRows are for backends of a family that has an address to come from, and of one
+// natSourceRows are for backends of a family that has an address to come from, and of one
 // that has none.
-func sourceRows(t *natTable, f family) []row {
+func natSourceRows(t *natTable, f family) []row {
 	var rows []row
 	for _, s := range t.every(f, "") {
 		for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
@@ -94,9 +94,11 @@ func (t *natTable) exhaust(s natServed, protocol model.Protocol) error {
 			return err
 		}
 		c.source = t.sourceIn(out)
-		// What has not been answered would give way.
-		if _, _, err := t.run(ebpf.RunOptions{Data: c.answer(flagACK, nil).bytes()}); err != nil {
-			return err
+		// What is not open in both directions would give way.
+		for _, p := range []packet{c.answer(flagSYN|flagACK, nil), c.ask(flagACK, nil)} {
+			if _, _, err := t.run(ebpf.RunOptions{Data: p.bytes()}); err != nil {
+				return err
+			}
 		}
 	}
 	return errors.New("there is always one more port")
@@ -113,7 +115,8 @@ func exhaustedRows(t *natTable, f family) []row {
 			if known.source = begun; !t.sources.Ports.Contains(begun.Port()) {
 				continue // all ports are in use since another service's rows were made
 			}
-			t.through(t, known.answer(flagACK, nil).bytes())
+			t.through(t, known.answer(flagSYN|flagACK, nil).bytes())
+			t.through(t, known.ask(flagACK, nil).bytes())
 			r := c.counted("one more", "drop_no_nat_port", c.ask(flagSYN, text(2)))
 			r.arrange = func() error { return t.exhaust(s, protocol) }
 			rows = append(rows, r, known.forth("goes on", known.ask(flagACK, text(2))), t.back("is answered", known, known.answer(flagACK, text(2))))

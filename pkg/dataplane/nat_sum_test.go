@@ -12,6 +12,7 @@ import (
 // TestNATSums sends segments and datagrams with every checksum that there is: they leave
 // with the right one, in all modes, both ways.
 func TestNATSums(t *testing.T) {
+	t.Parallel()
 	l := newNATTable(t, natSetting{options: tableOptions()})
 	for _, f := range families() {
 		for _, s := range l.every(f, "") {

@@ -16,7 +16,7 @@ import (
 )
 
 // fewestNATRows is how many rows the packet table of VIPs that translate must have.
-const fewestNATRows = 1000
+const fewestNATRows = 6000
 
 // natSetting is a lab of VIPs that translate and what rows it has.
 type natSetting struct {
@@ -441,6 +441,7 @@ func natRows(t testing.TB) (rows []row, labs []*natTable) {
 
 // TestNATPackets sends every row of the packet table of VIPs that translate.
 func TestNATPackets(t *testing.T) {
+	t.Parallel()
 	rows, labs := natRows(t)
 	if len(rows) < fewestNATRows {
 		t.Errorf("%d rows, at least %d expected", len(rows), fewestNATRows)
@@ -463,6 +464,7 @@ func TestNATPackets(t *testing.T) {
 // TestNATPacketTableNotices is the negative control of the table: rows that expect
 // anything but what happens must fail.
 func TestNATPacketTableNotices(t *testing.T) {
+	t.Parallel()
 	l := newNATTable(t, natSetting{options: tableOptions()})
 	for _, f := range families() {
 		for _, s := range l.every(f, "") {

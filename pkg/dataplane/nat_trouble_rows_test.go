@@ -8,7 +8,7 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
-// toldBy is the ICMP error that answers a packet, from a row's own hop.
+// toldBy is a row whose packet is answered with an ICMP error.
 func toldBy(r row, in packet, kind, code uint8, rest uint32) row {
 	r.out = told(in, kind, code, rest).bytes()
 	return r
@@ -184,6 +184,14 @@ func natUnknownRows(t *natTable, f family) []row {
 				r.reason, r.out = "drop_no_connection", nil
 			}
 			rows = append(rows, r)
+		}
+		if f.ipv6 {
+			for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
+				c := t.newTalk(s, protocol)
+				in := c.ask(flagSYN, text(3))
+				in.source = netip.AddrFrom16(ipv4().client.As16())
+				rows = append(rows, c.counted("unknown/mapped address", "drop_malformed", in))
+			}
 		}
 		c := t.newTalk(s, model.UDP)
 		rows = append(rows, t.first("unknown/udp begins one", c, c.ask(0, nil)))

@@ -18,6 +18,7 @@ const fewestRows = 2000
 
 // TestPackets sends every row of the packet table through the program.
 func TestPackets(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	rows := l.rows()
 	if len(rows) < fewestRows {
@@ -41,13 +42,17 @@ func TestPackets(t *testing.T) {
 // withoutRow are the reasons that no row can have, with the test that reaches each.
 func withoutRow() map[string]func(*testing.T) {
 	return map[string]func(*testing.T){
-		"drop_internal": TestContradictionsAreCounted,
+		"drop_internal":  TestContradictionsAreCounted,
+		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
+		"drop_denied": TestGuard, "drop_not_allowed": TestGuard,
+		"drop_limit_packets": TestLimits, "drop_limit_connections": TestLimits, "drop_limit_source_packets": TestLimits, "drop_limit_source_connections": TestLimits,
 		"tx_syn_cookie": TestCookiesOfFramesWithMore, "tx_syn_ack": TestSplices, "drop_syn_flood": TestSYNsThatNoCookieAnswers,
 	}
 }
 
 // TestEveryReasonHasARow: no way out of the program that nothing has taken.
 func TestEveryReasonHasARow(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	rows := map[string]int{}
 	translated, _ := natRows(t)

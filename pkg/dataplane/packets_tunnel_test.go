@@ -99,6 +99,7 @@ func newVariant(t *testing.T, options Options) *lab {
 // TestVariants sends what is encapsulated, and what concerns its size, through
 // programs with other options.
 func TestVariants(t *testing.T) {
+	t.Parallel()
 	for name, options := range variants() {
 		t.Run(name, func(t *testing.T) {
 			l := newVariant(t, options)

@@ -90,6 +90,12 @@ func (p *Plane) copyCounters() error {
 		if err := copyCount[lbCounters](p.maps.VipCounters, p.former[lbMapVipCounters], v.id); err != nil {
 			return err
 		}
+		if p.former[lbMapGuardCounters] == nil {
+			continue // a former version had none
+		}
+		if err := copyCount[lbGuardCounters](p.maps.GuardCounters, p.former[lbMapGuardCounters], v.id); err != nil {
+			return err
+		}
 	}
 	for _, at := range p.allPlaces() {
 		for _, owner := range at.owners {

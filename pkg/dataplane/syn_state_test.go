@@ -41,7 +41,7 @@ func TestSplicesStay(t *testing.T) {
 func TestSplicesForgotten(t *testing.T) {
 	eachSpliced(t, func(t *testing.T, c *spliced) {
 		if c.mode != model.ModeFullNAT {
-			t.Skip("nothing tells")
+			return
 		}
 		c.begins(t)
 		key, known := c.known(t)
@@ -181,7 +181,7 @@ func withData(s tcp) tcp {
 func TestFragmentsOfSplices(t *testing.T) {
 	eachSpliced(t, func(t *testing.T, c *spliced) {
 		if c.backend.Address.Is6() != c.family.ipv6 {
-			t.Skip("the other IP version does not take fragments")
+			return
 		}
 		c.begins(t)
 		s := tcp{seq: c.isn + 1, ack: c.cookie + 1, flags: flagACK, data: text(104)}

@@ -58,8 +58,10 @@ func filled() model.Status {
 		Interfaces: []model.InterfaceStatus{{Name: "eth1", Mode: "native"}},
 		VIPs: []model.VIPStatus{
 			{VIP: model.VIP{Name: "web", Endpoints: endpoints("192.0.2.10:80", "192.0.2.10:8000-8100", "[2001:db8::10]:80"), Protocol: model.TCP, Mode: model.ModeDSRGUE, Pool: "web"},
+				Dropped:   []model.Reason{{Name: "drop_tcp_flags", Packets: 2}, {Name: "drop_denied"}},
 				Available: true, InFlux: true, Flows: 21, Counters: model.Counters{Packets: 10, Bytes: 2000, Connections: 3}},
-			{VIP: model.VIP{Name: "dns", Endpoints: endpoints("[2001:db8::53]:any"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web"}},
+			{VIP: model.VIP{Name: "dns", Endpoints: endpoints("[2001:db8::53]:any"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web", Limits: model.Limits{Packets: model.Limit{Rate: 5}}},
+				Dropped: []model.Reason{{Name: "drop_denied"}, {Name: "drop_limit_packets", Packets: 4}}, Observed: []model.Reason{{Name: "drop_limit_packets", Packets: 6}}, Forgotten: 8},
 		},
 		Pools: []model.PoolStatus{{Name: "web", TableSize: 65537, SlotsInFlux: 300, Backends: []model.BackendStatus{
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 2, State: model.Enabled},

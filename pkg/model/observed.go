@@ -74,6 +74,13 @@ type VIPStatus struct {
 	InFlux bool
 	// Flows that the flow table holds.
 	Flows uint64
+	// Dropped counts its packets that were screened, denied or over a limit, in a fixed
+	// order.
+	Dropped []Reason
+	// Observed counts what limits that only observe would have dropped, by the reason that
+	// it would have had; Forgotten sources that limits had no room for.
+	Observed  []Reason
+	Forgotten uint64
 	Counters
 }
 

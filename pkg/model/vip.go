@@ -158,6 +158,10 @@ type VIP struct {
 	// SYNCookies is how many SYNs in a second may begin connections; what is above is
 	// answered with a cookie. 1 to [MaxSYNRate], 0: all may. TCP that is translated only.
 	SYNCookies uint32
+	// Sources are whom the VIP is for; those of the node come on top.
+	Sources Sources
+	// Limits are how much of it may come.
+	Limits Limits
 }
 
 // DefaultTracking is how the VIP tracks if it is not said.

@@ -72,7 +72,9 @@ func balancer(c constants) constants {
 		"nat_source_ipv6":  {[2]uint64{0xb80d0120, 0x0800000000000000}},
 		"nat_sources_ipv4": {uint32(0)},
 		"nat_sources_ipv6": {uint32(0)},
+		"screening":        {true}, // the packet tables run without
 		"session_mask":     {uint32(1<<20 - 1)},
+		"source_mask":      {uint32(1<<14 - 1)},
 		"vocabulary":       nil, // nothing that the program reads
 	}
 	maps.Copy(all, c)

@@ -32,8 +32,8 @@ const volatile u32 destinations;
 
 /* Flows that take turns. */
 volatile u64 flows;
-/* The flow whose turn it is. */
-volatile u64 turn;
+/* The flow whose turn it is, and how many on is the next one: less than all of them. */
+volatile u64 turn, stride;
 /* Frames made, ever. */
 volatile u64 generated;
 /* Frames are the answers that have been learnt. */
@@ -64,9 +64,9 @@ struct {
 
 step u64 next_flow(void)
 {
-	u64 flow = turn;
+	u64 flow = turn, next = flow + stride;
 
-	turn = flow + 1 < flows ? flow + 1 : 0;
+	turn = next < flows ? next : next - flows;
 	return flow;
 }
 
@@ -90,7 +90,10 @@ step u32 swap_ports(u32 ports)
 	return ports << 16 | ports >> 16;
 }
 
-/* The low half of the product is another one for each flow, and so is its source address. */
+/*
+ * The low half of the product is another one for each flow, and so are source address
+ * and port. IPv4 sources are from 128.0.0.0/2, where all are addresses of hosts.
+ */
 step void write_flow(void *ip, u64 flow)
 {
 	u64 spread = flow * 0x6a09e667f3bcc909ULL;
@@ -104,7 +107,7 @@ step void write_flow(void *ip, u64 flow)
 		*(u64 *)(ip + IPV6_DESTINATION_END) = address;
 		*(u32 *)(ip + IPV6_PORTS) = ports;
 	} else {
-		address |= source;
+		address |= (source & ~0xc0u) | 0x80;
 		*(u64 *)(ip + IPV4_ADDRESSES) = reversed ? swap_addresses(address) : address;
 		*(u32 *)(ip + IPV4_PORTS) = reversed ? swap_ports(ports) : ports;
 	}
@@ -174,7 +177,8 @@ step int readdress(struct xdp_md *ctx)
 
 /*
  * Learns the answer to the frame that the last run left: a backend would send it to where
- * that frame comes from. What still goes to the VIP's port has not been translated.
+ * that frame comes from. What still goes to the VIP's port has not been translated. The
+ * stride is 1.
  */
 step void learn(struct xdp_md *ctx)
 {

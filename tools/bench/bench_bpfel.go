@@ -43,6 +43,7 @@ const (
 	benchVarIpv6           = "ipv6"
 	benchVarPort           = "port"
 	benchVarReversed       = "reversed"
+	benchVarStride         = "stride"
 	benchVarTurn           = "turn"
 )
 
@@ -119,6 +120,7 @@ type benchVariableSpecs struct {
 	Ipv6         *ebpf.VariableSpec `ebpf:"ipv6"`
 	Port         *ebpf.VariableSpec `ebpf:"port"`
 	Reversed     *ebpf.VariableSpec `ebpf:"reversed"`
+	Stride       *ebpf.VariableSpec `ebpf:"stride"`
 	Turn         *ebpf.VariableSpec `ebpf:"turn"`
 }
 
@@ -167,6 +169,7 @@ type benchVariables struct {
 	Ipv6         *ebpf.Variable `ebpf:"ipv6"`
 	Port         *ebpf.Variable `ebpf:"port"`
 	Reversed     *ebpf.Variable `ebpf:"reversed"`
+	Stride       *ebpf.Variable `ebpf:"stride"`
 	Turn         *ebpf.Variable `ebpf:"turn"`
 }
 

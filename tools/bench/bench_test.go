@@ -289,6 +289,19 @@ func TestNetTakesOffWhatIsNotMeasured(t *testing.T) {
 	}
 }
 
+// In the other order, all flows have their turn all the same.
+func TestShuffleMissesNoFlow(t *testing.T) {
+	for _, flows := range []uint64{1, 2, 3, 4, 10, 999, 1000, 100_000} {
+		seen, stride := map[uint64]bool{}, shuffle(flows)
+		for at := uint64(0); !seen[at]; at = (at + stride) % flows {
+			seen[at] = true
+		}
+		if uint64(len(seen)) != flows || stride >= flows {
+			t.Errorf("%d of %d flows by a stride of %d", len(seen), flows, stride)
+		}
+	}
+}
+
 func TestMedian(t *testing.T) {
 	if got, want := newSpread([]float64{9, 1, 3}), (spread{Median: 3, Min: 1, Max: 9}); got != want {
 		t.Errorf("%v, want %v", got, want)

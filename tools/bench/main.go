@@ -56,7 +56,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 }
 
 func parse(args []string, stderr io.Writer) (*settings, error) {
-	s := &settings{suite: suite{programs: programs()}}
+	s := &settings{suite: suite{programs: programs(), progress: stderr}}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	only := flags.String("cases", "", "measure only cases whose names match this `REGEXP`")

@@ -147,23 +147,27 @@ func (r *rig) setFlows(flows uint64) error {
 	if r.testCase.fresh() {
 		flows = math.MaxUint32
 	}
-	return errors.Join(r.generator.Flows.Set(flows), r.generator.Turn.Set(uint64(0)))
+	return errors.Join(r.generator.Flows.Set(flows), r.generator.Turn.Set(uint64(0)), r.generator.Stride.Set(uint64(1)))
 }
 
 // warm lets every program see every flow once, as far as it remembers any, which also
-// fills the caches.
+// fills the caches. They come in another order than later on: a program that remembers
+// flows one behind the other in memory must not find them so.
 func (r *rig) warm(programs []program, flows uint32) error {
 	if err := r.open(flows); err != nil {
 		return fmt.Errorf("open the flows: %w", err)
 	}
 	for i := range programs {
 		p := &programs[i]
+		if p.entry(r) == nil {
+			continue
+		}
 		packets := uint32(1000)
 		if p.measured() && !r.testCase.fresh() {
 			packets = max(packets, flows)
-		}
-		if p.entry(r) == nil {
-			continue
+			if err := r.generator.Stride.Set(shuffle(uint64(flows))); err != nil {
+				return err
+			}
 		}
 		if err := r.put(p); err != nil {
 			return err
@@ -172,7 +176,25 @@ func (r *rig) warm(programs []program, flows uint32) error {
 			return fmt.Errorf("program %s: %w", p.name, err)
 		}
 	}
-	return nil
+	return r.generator.Stride.Set(uint64(1))
+}
+
+// shuffle is a stride that leads to every flow, far from the one before.
+func shuffle(flows uint64) uint64 {
+	golden := (math.Sqrt(5) - 1) / 2
+	for stride := uint64(float64(flows) * golden); stride > 1; stride-- {
+		if gcd(stride, flows) == 1 {
+			return stride
+		}
+	}
+	return min(1, flows-1)
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // open begins the flows of a VIP that translates, and learns the answers where the

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -20,6 +21,8 @@ type suite struct {
 	packets uint32
 	// cpu to run on; negative: the last one allowed.
 	cpu int
+	// progress is told which case is next.
+	progress io.Writer
 }
 
 // run measures everything. It takes the garbage collector out of the way until it
@@ -41,7 +44,8 @@ func (s *suite) run() (*report, error) {
 	if rep.Structure, err = structure(); err != nil {
 		return nil, err
 	}
-	for _, c := range s.cases {
+	for i, c := range s.cases {
+		fmt.Fprintf(s.progress, "%d of %d: %s\n", i+1, len(s.cases), c.name)
 		if err := s.runCase(c, rep); err != nil {
 			return nil, fmt.Errorf("case %q: %w", c.name, err)
 		}
