@@ -6,7 +6,6 @@
  */
 #pragma once
 
-#include "allowance.h"
 #include "answer.h"
 #include "maps.h"
 #include "parse.h"
@@ -14,6 +13,8 @@
 #include "sum.h"
 
 const volatile u64 icmp_cost; /* ns of a CPU's time that an answer uses up; 0: there are none */
+
+#define ALLOWANCE 1000000000ULL /* at most as many answers at once as in a second */
 
 /* An answer quotes as much as does not make it longer than every host takes. */
 #define QUOTE_IPV4 (576 - sizeof(struct iphdr) - sizeof(struct icmp_header))
@@ -29,13 +30,23 @@ enum trouble {
 	TROUBLE_TTL_EXCEEDED,
 };
 
-/* Whether an answer may be given now. */
 step bool allowed(void)
 {
+	u64 now = bpf_ktime_get_coarse_ns();
+	struct allowance *a;
 	u32 zero = 0;
-	struct allowance *a = bpf_map_lookup_elem(&allowances, &zero);
 
-	return a && draw(a, icmp_cost);
+	a = bpf_map_lookup_elem(&allowances, &zero);
+	if (!a)
+		return false;
+	a->credit += now - a->last;
+	a->last = now;
+	if (a->credit > ALLOWANCE)
+		a->credit = ALLOWANCE;
+	if (a->credit < icmp_cost)
+		return false;
+	a->credit -= icmp_cost;
+	return true;
 }
 
 /* Moves the link header to the head of a frame that has grown by some bytes, turned round. */

@@ -433,13 +433,12 @@ struct {
 	__type(value, struct nat_endpoint);
 } nat_endpoints SEC(".maps");
 
-/* How much of something a CPU may still do: what each costs is time. */
+/* How many ICMP answers a CPU may still give. */
 struct allowance {
 	u64 last;   /* when it was last reckoned, ns of the coarse clock */
 	u64 credit; /* ns */
 };
 
-/* Of ICMP answers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

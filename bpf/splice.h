@@ -11,7 +11,7 @@
  */
 #pragma once
 
-#include "allowance.h"
+#include "limit.h"
 #include "translation.h"
 
 /*
@@ -37,16 +37,6 @@ struct {
 	__type(key, struct tuple);
 	__type(value, struct splice);
 } splices SEC(".maps");
-
-/* How many SYNs of each VIP a CPU may still let through. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct allowance);
-} syn_allowances SEC(".maps");
-
-const volatile u32 syn_cpus; /* that share a VIP's rate */
 
 /* When each VIP last gave a cookie, in ticks of the translations' clock, plus 1; 0: never. */
 struct {
@@ -90,14 +80,18 @@ step bool expects_cookies(u32 vip)
 	return given && *given && syn_tick() - *given <= SYN_COOKIE_TICKS;
 }
 
-/* Whether a SYN of a VIP is below its rate. */
+/* Whether a SYN of a VIP is below its rate: of a second's at once there are tokens. */
 step bool syn_allowed(u32 vip)
 {
 	struct nat_timeout *t = bpf_map_lookup_elem(&nat_timeouts, &vip);
-	struct allowance *a = bpf_map_lookup_elem(&syn_allowances, &vip);
+	struct vip_buckets *b = bpf_map_lookup_elem(&vip_buckets, &vip);
+	struct limit limit = { .burst = 1000000000ULL << LIMIT_TIME_SHIFT };
 	u32 rate = t ? t->syn_rate : 0;
 
-	return !rate || (a && draw(a, ALLOWANCE * syn_cpus / rate));
+	if (!rate || !b)
+		return true;
+	limit.cost = limit.burst / rate;
+	return take(&b->syns, limit_now(), &limit);
 }
 
 step u64 splice_flags(const struct splice *s)

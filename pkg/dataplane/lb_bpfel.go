@@ -461,7 +461,8 @@ type lbVipBucket struct {
 type lbVipBuckets struct {
 	_        structs.HostLayout
 	Empty    [2]uint64
-	Reserved [6]uint64
+	Syns     uint64
+	Reserved [5]uint64
 }
 
 type lbVipEntry struct {
@@ -564,7 +565,6 @@ const (
 	lbMapSourceBuckets         = "source_buckets"
 	lbMapSourceLists           = "source_lists"
 	lbMapSplices               = "splices"
-	lbMapSynAllowances         = "syn_allowances"
 	lbMapSynGiven              = "syn_given"
 	lbMapTerms                 = "terms"
 	lbMapTranslations          = "translations"
@@ -594,7 +594,6 @@ const (
 	lbVarSourceMask            = "source_mask"
 	lbVarSpreadIpv4            = "spread_ipv4"
 	lbVarSpreadIpv6            = "spread_ipv6"
-	lbVarSynCpus               = "syn_cpus"
 	lbVarVocabulary            = "vocabulary"
 )
 
@@ -677,7 +676,6 @@ type lbMapSpecs struct {
 	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
 	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
 	Splices         *ebpf.MapSpec `ebpf:"splices"`
-	SynAllowances   *ebpf.MapSpec `ebpf:"syn_allowances"`
 	SynGiven        *ebpf.MapSpec `ebpf:"syn_given"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
@@ -707,7 +705,6 @@ type lbVariableSpecs struct {
 	SourceMask     *ebpf.VariableSpec `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
-	SynCpus        *ebpf.VariableSpec `ebpf:"syn_cpus"`
 	Vocabulary     *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
 
@@ -756,7 +753,6 @@ type lbMaps struct {
 	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
 	SourceLists     *ebpf.Map `ebpf:"source_lists"`
 	Splices         *ebpf.Map `ebpf:"splices"`
-	SynAllowances   *ebpf.Map `ebpf:"syn_allowances"`
 	SynGiven        *ebpf.Map `ebpf:"syn_given"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	Translations    *ebpf.Map `ebpf:"translations"`
@@ -792,7 +788,6 @@ func (m *lbMaps) Close() error {
 		m.SourceBuckets,
 		m.SourceLists,
 		m.Splices,
-		m.SynAllowances,
 		m.SynGiven,
 		m.Terms,
 		m.Translations,
@@ -823,7 +818,6 @@ type lbVariables struct {
 	SourceMask     *ebpf.Variable `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
-	SynCpus        *ebpf.Variable `ebpf:"syn_cpus"`
 	Vocabulary     *ebpf.Variable `ebpf:"vocabulary"`
 }
 

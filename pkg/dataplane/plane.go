@@ -305,7 +305,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
 		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
-		lbMapSplices: m.Splices, lbMapSynAllowances: m.SynAllowances, lbMapSynGiven: m.SynGiven,
+		lbMapSplices: m.Splices, lbMapSynGiven: m.SynGiven,
 		lbMapGuardCounters: m.GuardCounters, lbMapGuards: m.Guards, lbMapSourceLists: m.SourceLists,
 		lbMapSourceBuckets: m.SourceBuckets, lbMapVipBuckets: m.VipBuckets,
 	}
@@ -334,7 +334,6 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarGuePort:      bits.ReverseBytes16(port),
 		lbVarGueChecksum:  options.GUEChecksum,
 		lbVarIcmpCost:     cost,
-		lbVarSynCpus:      onlineCPUs(),
 		lbVarScreening:    options.Screening,
 		lbVarSourceMask:   sourceLines(limits) - 1,
 	})

@@ -2,9 +2,6 @@ package dataplane
 
 import (
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 
 	"github.com/cilium/ebpf"
@@ -17,36 +14,7 @@ const minSplices = 1024
 
 func sizeSplices(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapSplices].MaxEntries = max(limits.Splices, minSplices)
-	spec.Maps[lbMapSynAllowances].MaxEntries = limits.VIPs
 	spec.Maps[lbMapSynGiven].MaxEntries = limits.VIPs
-}
-
-// onlineCPUs is on how many CPUs packets may arrive, which share a VIP's rate of SYNs.
-func onlineCPUs() uint32 {
-	// As in "0-3,8".
-	data, err := os.ReadFile("/sys/devices/system/cpu/online")
-	if n := countCPUs(strings.TrimSpace(string(data))); err == nil && n > 0 {
-		return n
-	}
-	return uint32(ebpf.MustPossibleCPU())
-}
-
-// countCPUs counts what a list of CPUs names, 0 if it is none.
-func countCPUs(list string) uint32 {
-	var n uint32
-	for part := range strings.SplitSeq(list, ",") {
-		first, last, isRange := strings.Cut(part, "-")
-		if !isRange {
-			last = first
-		}
-		from, errFrom := strconv.ParseUint(first, 10, 16)
-		to, errTo := strconv.ParseUint(last, 10, 16)
-		if errFrom != nil || errTo != nil || to < from {
-			return 0
-		}
-		n += uint32(to-from) + 1
-	}
-	return n
 }
 
 // hasGivenCookies reports whether a VIP has ever answered SYNs itself.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -41,23 +42,22 @@ func (l *natLab) protect(t testing.TB, rate uint32, change ...func(*forwarding.S
 	}
 }
 
-// exhaust has all VIPs let no SYN through in the next second.
-func (l *natLab) exhaust(t testing.TB) { l.allow(t, 0) }
-
-// allow has every CPU let SYNs through for so many nanoseconds, each VIP's.
-func (l *natLab) allow(t testing.TB, credit uint64) {
+// exhaust has all VIPs let no SYN through until a second has passed.
+func (l *natLab) exhaust(t testing.TB) {
 	t.Helper()
-	now, err := natNow()
-	if err != nil {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil {
 		t.Fatal(err)
 	}
-	all := make([]lbAllowance, ebpf.MustPossibleCPU())
-	for i := range all {
-		// What has passed of this tick counts for less than a SYN.
-		all[i] = lbAllowance{Last: uint64(now) << natTickShift, Credit: credit}
-	}
+	// See bpf/limit.h.
+	l.allow(t, limitEpoch+uint64(ts.Nano())<<4)
+}
+
+// allow has all VIPs let SYNs through since a time, so 0 stands for a burst.
+func (l *natLab) allow(t testing.TB, since uint64) {
+	t.Helper()
 	for _, v := range l.applied.vips {
-		if err := l.maps.SynAllowances.Put(v.id, all); err != nil {
+		if err := l.maps.VipBuckets.Put(v.id, lbVipBuckets{Syns: since}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -419,11 +419,10 @@ func TestProbesReturnCookies(t *testing.T) {
 	})
 }
 
-// TestBelowTheRate: SYNs go on as they are, one for each second's share of a CPU.
+// TestBelowTheRate: SYNs go on as they are.
 func TestBelowTheRate(t *testing.T) {
 	eachSpliced(t, func(t *testing.T, c *spliced) {
-		share := uint64(onlineCPUs()) * 1e9
-		c.l.allow(t, share)
+		c.l.allow(t, 0)
 		conversation, err := c.l.begin(c.natService, model.TCP, c.client, c.vip)
 		if err != nil {
 			t.Fatal(err)
@@ -437,7 +436,7 @@ func TestBelowTheRate(t *testing.T) {
 	})
 }
 
-// TestRateOfSYNs: of a burst a second's share goes on.
+// TestRateOfSYNs: of a burst as many go on as of a second.
 func TestRateOfSYNs(t *testing.T) {
 	const rate = 100
 	l := newNATLab(t)
@@ -449,8 +448,8 @@ func TestRateOfSYNs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// A second's share of each CPU, and what comes while this goes on.
-	if n := l.count(t, "tx_forwarded") - before; n < rate/uint64(onlineCPUs()) || n > 2*rate {
+	// And what comes while this goes on.
+	if n := l.count(t, "tx_forwarded") - before; n < rate || n > 2*rate {
 		t.Errorf("%d SYNs of a burst of %d went on", n, 3*rate)
 	}
 	if l.count(t, "tx_syn_cookie") == 0 {
@@ -492,7 +491,7 @@ func TestSYNsAgain(t *testing.T) {
 			continue
 		}
 		c := newSpliced(l, s, 42000)
-		l.allow(t, uint64(onlineCPUs())*1e9)
+		l.allow(t, 0)
 		first, err := l.begin(s, model.TCP, c.client, c.vip)
 		if err != nil {
 			t.Fatal(err)
@@ -511,7 +510,7 @@ func TestSYNsAgain(t *testing.T) {
 		}
 		// It has: it will answer again by itself.
 		d := newSpliced(l, s, 43000)
-		l.allow(t, uint64(onlineCPUs())*1e9)
+		l.allow(t, 0)
 		first, err = l.begin(s, model.TCP, d.client, d.vip)
 		if err != nil {
 			t.Fatal(err)
