@@ -39,14 +39,11 @@ func (p *Plane) carryOver() error {
 	if err := p.copyCounters(); err != nil {
 		return err
 	}
-	if err := p.carryFlows(); err != nil {
-		return err
-	}
 	p.formerSources = l.NAT
-	if err := p.carryTranslations(); err != nil {
+	if err := p.carryConnections(); err != nil {
 		return err
 	}
-	if err := errors.Join(p.carryGiven(), p.carrySplices()); err != nil {
+	if err := p.carryGiven(); err != nil {
 		return err
 	}
 	if err := p.record(nil); err != nil {
@@ -182,19 +179,31 @@ func (p *Plane) placesOf(key uint64) []*lbFlow {
 	return places
 }
 
+// carryConnections copies the connections that are not known yet.
+func (p *Plane) carryConnections() error {
+	if p.former == nil {
+		return nil
+	}
+	if err := p.carryFlows(); err != nil {
+		return err
+	}
+	return errors.Join(p.carryTranslations(), p.carrySplices())
+}
+
 // finishCarryOver is called when the program has been replaced everywhere.
 func (p *Plane) finishCarryOver() error {
 	if p.former == nil {
 		return nil
 	}
-	// Packets that are still in the former program may enter flows.
+	// At once, for their next packets come to this program; and again when no packet is in
+	// the former one any more, which may enter flows until then.
+	if err := p.carryConnections(); err != nil {
+		return err
+	}
 	if err := quiesce(); err != nil {
 		return err
 	}
-	if err := p.carryFlows(); err != nil {
-		return err
-	}
-	if err := errors.Join(p.carryTranslations(), p.carrySplices()); err != nil {
+	if err := p.carryConnections(); err != nil {
 		return err
 	}
 	former := p.former

@@ -54,4 +54,4 @@ func unable(line string) map[string][]string {
 }
 
 // jobTimeout is for one job. Emulation is slow, and so may be the machine.
-const jobTimeout = 8 * time.Minute
+const jobTimeout = 12 * time.Minute
