@@ -21,10 +21,10 @@ UNIT := ./cmd/... ./pkg/... ./tools/...
 C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
-LAB = go run $(AS_ROOT) ./tools/lab
+LAB = go run $(AS_ROOT) ./tools/lab $(if $(MODE),--mode $(MODE))
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections test-kernels fuzz build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
+	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
 	setup-kernels
 
 help: ## list the targets
@@ -38,7 +38,7 @@ build-next: VERSION := $(VERSION)-next
 build-next: ## build bin/steelyard-next, the same under another version
 	$(GO_BUILD) -o bin/steelyard-next ./cmd/steelyard
 
-demo: setup-lab build ## show Steelyard at work in a lab of network namespaces
+demo: setup-lab build ## show Steelyard at work in a lab of network namespaces; MODE=nat, MODE=fullnat
 	$(LAB) demo
 
 demo-shell: setup-lab build ## the same lab, with a shell to play in
@@ -70,6 +70,10 @@ fuzz: export STEELYARD_FUZZ_SEED = $(or $(SEED),$(shell date +%s))
 fuzz: export STEELYARD_FUZZ_CASE = $(CASE)
 fuzz: setup ## send ten million mutated packets through the packet path; RUNS, SEED, CASE
 	go test -count 1 -timeout 2h -v -run 'TestFuzz$$' $(AS_ROOT) ./pkg/dataplane
+
+nightly: ## run what takes too long for every change: fuzz, then test-connections
+	@$(MAKE) --no-print-directory fuzz
+	@$(MAKE) --no-print-directory test-connections
 
 lint: setup ## check format, imports, lengths, and what vet and staticcheck know
 	@unformatted=$$(gofmt -l cmd pkg test tools); if [ -n "$$unformatted" ]; then \

@@ -11,6 +11,19 @@
 
 #define ANSWER_TTL 64
 
+/*
+ * Whether the frame was sent to one host. Others are not answered (RFC 1122, section
+ * 3.2.2), nor could they be: no frame comes from a group.
+ */
+step bool sent_to_one(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return false;
+	return !(eth->h_dest[0] & 1);
+}
+
 step bool swap_macs(struct xdp_md *ctx)
 {
 	struct ethhdr *eth = (void *)(long)ctx->data;
@@ -81,6 +94,8 @@ side_step u32 answer_echo(struct xdp_md *ctx, u32 l3, u32 l4, u32 ipv6)
 
 	if ((void *)(icmp + 1) > end)
 		return DROP_INTERNAL;
+	if (!sent_to_one(ctx))
+		return PASS_NOT_VIP;
 	before = *(__be16 *)&icmp->type;
 	icmp->type = ipv6 ? ICMPV6_ECHO_REPLY : ICMP_ECHO_REPLY;
 	after = *(__be16 *)&icmp->type;

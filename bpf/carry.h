@@ -18,6 +18,24 @@ struct hop {
 	u16 mtu; /* 0: to be asked for */
 };
 
+/* What of a packet is where, for functions of their own; as struct packet has it. */
+struct shape {
+	u32 l3, l4, length, quoted, quoted_l4;
+	u8 ipv6, protocol, fragment, reserved;
+};
+
+step void set_shape(const struct packet *pkt, struct shape *s)
+{
+	s->l3 = pkt->l3;
+	s->l4 = pkt->l4;
+	s->length = pkt->length;
+	s->quoted = pkt->quoted;
+	s->quoted_l4 = pkt->quoted_l4;
+	s->ipv6 = pkt->ipv6;
+	s->protocol = pkt->protocol;
+	s->fragment = pkt->fragment;
+}
+
 step u32 link_length(const struct hop *hop)
 {
 	return sizeof(struct ethhdr) + (hop->vlan ? sizeof(struct vlan_header) : 0);
@@ -66,15 +84,22 @@ side_step u32 write_link(struct xdp_md *ctx, const struct hop *hop, u32 ipv6)
  */
 side_step u32 complete_udp(struct xdp_md *ctx, u32 l4, u32 length, const struct tuple *to)
 {
-	u32 sum = sum_bytes(ctx, l4, length);
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct udphdr *udp = data + (l4 & L4_MASK);
 	u64 pseudo;
+	u32 sum;
 
-	if (!to || sum == SUM_FAILED || (void *)(udp + 1) > end)
+	if (!to || (void *)(udp + 1) > end)
 		return false;
 	if (udp->check)
 		return true;
+	/* What IP carries behind the datagram is none of it. */
+	sum = bpf_ntohs(udp->len) > length ? SUM_FAILED : sum_bytes(ctx, l4, bpf_ntohs(udp->len));
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	udp = data + (l4 & L4_MASK);
+	if (sum == SUM_FAILED || (void *)(udp + 1) > end)
+		return false;
 	pseudo = sum_words((const void *)to, 8) + udp->len + bpf_htons(IPPROTO_UDP);
 	udp->check = ~fold_sum(pseudo + sum);
 	if (!udp->check)
@@ -138,8 +163,6 @@ step enum reason carry_over(struct xdp_md *ctx, const struct packet *pkt, const 
 		.payload = pkt->l3 + pkt->length - pkt->l4,
 	};
 
-	if (pkt->fragment)
-		return DROP_UNTRANSLATABLE;
 	if (pkt->protocol == IPPROTO_UDP && ipv6 && !complete_udp(ctx, pkt->l4, f.payload, to))
 		return DROP_UNTRANSLATABLE;
 	if (bpf_xdp_adjust_head(ctx, (int)pkt->l4 - (int)(link + header)))
@@ -151,7 +174,7 @@ step enum reason carry_over(struct xdp_md *ctx, const struct packet *pkt, const 
 
 /*
  * Makes the packet, that has one tuple, one that has another, behind the link header
- * of a hop. Returns TX_FORWARDED or why not. A later fragment has addresses only.
+ * of a hop. Returns TX_FORWARDED or why not.
  */
 step enum reason carry(struct xdp_md *ctx, const struct packet *pkt, const struct tuple *from,
 		       const struct tuple *to, const struct hop *hop)
@@ -159,15 +182,41 @@ step enum reason carry(struct xdp_md *ctx, const struct packet *pkt, const struc
 	u64 difference = address_difference(from, to);
 	u32 link = link_length(hop);
 
-	if (pkt->fragment != LATER_FRAGMENT &&
-	    !translate_transport(ctx, pkt->l4, pkt->protocol, to->ports, difference))
+	if (!translate_transport(ctx, pkt->l4, pkt->protocol, to->ports, difference))
 		return DROP_INTERNAL;
 	if (is_mapped(&to->destination) == pkt->ipv6)
 		return carry_over(ctx, pkt, to, hop);
 	if (!translate_ip(ctx, pkt->l3 & L3_MASK, pkt->ipv6, to, difference) ||
-	    !decrement_ttl(ctx, pkt))
+	    !decrement_ttl(ctx, pkt->l3, pkt->ipv6))
 		return DROP_INTERNAL;
 	if (pkt->l3 != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3 - (int)link))
 		return DROP_NO_HEADROOM;
 	return write_link(ctx, hop, pkt->ipv6) ? TX_FORWARDED : DROP_INTERNAL;
+}
+
+/* The same with a fragment, of the same IP version: a later one has addresses only. */
+step enum reason carry_shape(struct xdp_md *ctx, const struct shape *s, const struct tuple *from,
+			     const struct tuple *to, const struct hop *hop)
+{
+	u64 difference = address_difference(from, to);
+	u32 link = link_length(hop), l3 = s->l3 & L3_MASK;
+	bool ipv6 = s->ipv6;
+
+	if (is_mapped(&to->destination) == ipv6)
+		return DROP_UNTRANSLATABLE;
+	if (s->fragment != LATER_FRAGMENT &&
+	    !translate_transport(ctx, s->l4, s->protocol, to->ports, difference))
+		return DROP_INTERNAL;
+	if (!translate_ip(ctx, l3, ipv6, to, difference) || !decrement_ttl(ctx, l3, ipv6))
+		return DROP_INTERNAL;
+	if (l3 != link && bpf_xdp_adjust_head(ctx, (int)l3 - (int)link))
+		return DROP_NO_HEADROOM;
+	return write_link(ctx, hop, ipv6) ? TX_FORWARDED : DROP_INTERNAL;
+}
+
+/* Returns an enum reason. By itself, so that the verifier looks at it once. */
+side_step u32 carry_fragment(struct xdp_md *ctx, const struct shape *s, const struct tuple *from,
+			     const struct tuple *to, const struct hop *hop)
+{
+	return s && from && to && hop ? carry_shape(ctx, s, from, to, hop) : DROP_INTERNAL;
 }

@@ -75,7 +75,8 @@ side_step u64 choose_specially(struct xdp_md *ctx, u64 flow, u64 vip, u64 where,
 			note_flow(hash, named, facts);
 		return opener | named;
 	}
-	if (!asks_flow_table(flags, word))
+	/* What an error quotes names nobody: the note of a flow away from its owner does. */
+	if (!asks_flow_table(flags, word) && !(flags & VIP_QUIC && facts & FACT_PEEK))
 		return opener | owner;
 	prior_hash = hash;
 	if (flags & VIP_CHANGES_AFFINITY) {

@@ -8,9 +8,6 @@
 
 #include "nat_port.h"
 
-/* Where a packet came from is where answers go to; of two tags only one would. */
-#define NAT_LONGEST_LINK (sizeof(struct ethhdr) + sizeof(struct vlan_header))
-
 /* What open_connection must know of packet and VIP, in one word. */
 enum nat_fact {
 	NAT_FACT_IPV4 = 1, /* the backend's address is IPv4 */
@@ -18,6 +15,21 @@ enum nat_fact {
 	NAT_FACT_TAG = 4, /* the frame has a VLAN tag */
 	NAT_FACT_VIP_SHIFT = 16,
 };
+
+/*
+ * Whether a packet tells where answers go to, which is where it came from: they have one
+ * tag at most, of the kind that is put on.
+ */
+step bool tells_way_back(struct xdp_md *ctx, u32 l3)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if (l3 == sizeof(*eth))
+		return true;
+	return l3 == sizeof(*eth) + sizeof(struct vlan_header) &&
+	       (void *)(eth + 1) <= (void *)(long)ctx->data_end &&
+	       eth->h_proto == bpf_htons(ETH_P_8021Q);
+}
 
 /* Notes where the frame came from; false if that is what was known. */
 step bool note_hop(struct xdp_md *ctx, struct translation *t, bool tagged)
@@ -66,9 +78,13 @@ step void close_connection(u64 hash, u32 index, u64 was)
 		drop_session(hash, index);
 }
 
+/* Of two CPUs that have begun one connection, each has given way to the other. */
+#define NAT_LOST (NAT_NONE - 1)
+
 /*
  * Begins a connection to a backend. Returns the index of its translation, or NAT_NONE
- * where no port is free. If another CPU has begun the same one, that one counts.
+ * where no port is free. If another CPU has begun the same one, that one counts; if that
+ * one has given way as well, NAT_LOST is returned.
  */
 side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u64 hash, u32 backend,
 			      u32 facts)
@@ -76,7 +92,7 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	u32 base = nat_base(hash, facts), index, other;
 	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP;
 	struct translation *t;
-	u64 state;
+	u64 state, flags = NAT_USED;
 
 	if (!client || base == NAT_NONE)
 		return NAT_NONE;
@@ -89,7 +105,10 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	t->ports = client->ports;
 	t->vip = facts >> NAT_FACT_VIP_SHIFT;
 	note_hop(ctx, t, facts & NAT_FACT_TAG);
-	state = nat_state(t->state, backend, nat_generation(t->state), NAT_USED);
+	/* One datagram may be all that there is. */
+	if (protocol == IPPROTO_UDP)
+		flags |= NAT_SPOKEN;
+	state = nat_state(t->state, backend, nat_generation(t->state), flags);
 	*(volatile u64 *)&t->state = state;
 	if (!add_session(hash, index)) {
 		free_translation(index, state);
@@ -101,7 +120,8 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 		return index;
 	}
 	close_connection(hash, index, state);
-	return other;
+	t = translation_at(other);
+	return t && is_of(t, client) ? other : NAT_LOST;
 }
 
 #define NAT_SEE_TRIES 2

@@ -100,11 +100,16 @@ side_step u64 recall_fragment(u64 key)
 	return flow_age(fragment_now(), state) < FRAGMENT_IDLE ? state : 0;
 }
 
-/* Sends a later fragment after those that came before it; PASS_NOT_IP if none is known. */
-step enum reason follow_fragments(const struct packet *pkt, struct route *route)
+/*
+ * Sends a later fragment after those that came before it; PASS_NOT_IP if none is known.
+ * Outside, all fragments of a packet look alike: as no flow, but as each other.
+ */
+step enum reason follow_fragments(struct packet *pkt, struct route *route)
 {
-	u64 state = recall_fragment(fragment_key(pkt));
+	u64 state;
 
+	pkt->hash = fragment_key(pkt);
+	state = recall_fragment(pkt->hash);
 	if (!state)
 		return PASS_NOT_IP;
 	if (flow_flags(state) & FRAGMENT_PASSES)
@@ -125,10 +130,11 @@ step void pass_together(const struct packet *pkt)
  * Keeps the fragments of a packet together: a first one follows those that came
  * before it, where its VIP lets them; all others follow this one.
  */
-step void keep_together(const struct packet *pkt, struct route *route, bool early)
+step void keep_together(struct packet *pkt, struct route *route, bool early)
 {
 	u64 key = fragment_key(pkt), state = 0, flags = route->mode;
 
+	pkt->hash = key;
 	if (pkt->fragment == LATER_FRAGMENT)
 		flags |= FRAGMENT_EARLY;
 	else if (early)

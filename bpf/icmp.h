@@ -9,6 +9,7 @@
 #include "answer.h"
 #include "maps.h"
 #include "parse.h"
+#include "screen.h"
 #include "sum.h"
 
 const volatile u64 icmp_cost; /* ns of a CPU's time that an answer uses up; 0: there are none */
@@ -46,21 +47,6 @@ step bool allowed(void)
 		return false;
 	a->credit -= icmp_cost;
 	return true;
-}
-
-/* Whether an address is of one host, to which an error may be sent (RFC 1122, 3.2.2). */
-step bool is_host_ipv4(__be32 addr)
-{
-	u8 first = bpf_ntohl(addr) >> 24;
-
-	return first && first < 224 && first != 127;
-}
-
-step bool is_host_ipv6(const struct in6_addr *addr)
-{
-	struct address a = load_ipv6(addr);
-
-	return addr->s6_addr[0] != 0xff && (a.word[0] || a.word[1] & ~bpf_cpu_to_be64(1));
 }
 
 /* Moves the link header to the head of a frame that has grown by some bytes, turned round. */
@@ -138,12 +124,14 @@ step bool write_answer_ipv6(struct xdp_md *ctx, u32 l3, enum trouble trouble, u3
 	return true;
 }
 
-/* Whether the packet at l3 is one of a host's that an answer may go to. */
+/* Whether the packet at l3 is from one host, and to one, so that an answer may go back. */
 step bool answerable(struct xdp_md *ctx, u32 l3, bool ipv6)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	void *ip = data + (l3 & L3_MASK);
 
+	if (!sent_to_one(ctx))
+		return false;
 	if (ip + sizeof(struct ipv6hdr) > end)
 		return !ipv6 && ip + sizeof(struct iphdr) <= end &&
 		       is_host_ipv4(((struct iphdr *)ip)->saddr);

@@ -7,6 +7,7 @@
 #include "choose.h"
 #include "count.h"
 #include "fragment.h"
+#include "guard.h"
 #include "icmp.h"
 #include "maps.h"
 #include "nat_program.h"
@@ -23,7 +24,10 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 {
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+	enum reason reason = guard(ctx, pkt, vip->vip, vip->flags);
 
+	if (reason != TX_FORWARDED)
+		return reason;
 	if (!pool)
 		return DROP_INTERNAL;
 	route->vip = vip->vip;
@@ -70,9 +74,19 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 	return reason;
 }
 
+/* What becomes of a packet of a flow that is no VIP's, perhaps to a VIP's address. */
+step enum reason leave_to_kernel(struct xdp_md *ctx, const struct packet *pkt)
+{
+	enum reason reason = guard_address(ctx, pkt);
+
+	return reason == TX_FORWARDED ? PASS_NOT_VIP : reason;
+}
+
 /* What becomes of a packet that is about no flow: its address decides whether it is ours. */
 step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parsed parsed)
 {
+	enum reason reason;
+
 	if (parsed == PARSED_NOT_IP)
 		return PASS_NOT_IP;
 	if (parsed == PARSED_OTHER || !for_vip_address(pkt))
@@ -82,6 +96,12 @@ step enum reason refuse(struct xdp_md *ctx, const struct packet *pkt, enum parse
 		/* In fragments it is the kernel's: half an answer helps nobody. */
 		if (pkt->fragment)
 			return PASS_NOT_VIP;
+		reason = screen(ctx, pkt);
+		if (reason)
+			return reason;
+		reason = guard_address(ctx, pkt);
+		if (reason != TX_FORWARDED)
+			return reason;
 		return answer_echo(ctx, pkt->l3, pkt->l4, pkt->ipv6);
 	case PARSED_TRUNCATED:
 		return DROP_TRUNCATED;
@@ -102,7 +122,7 @@ step enum reason route_in_mode(struct xdp_md *ctx, struct packet *pkt, const str
 	return vip->mode >= MODE_NAT ? TRANSLATE : route_to(ctx, pkt, vip, route);
 }
 
-/* What becomes of a part of a flow that is for no VIP. */
+/* What becomes of a part of a flow that is not for the address of a VIP. */
 step enum reason not_for_vip(const struct packet *pkt)
 {
 	return may_be_reply(pkt) ? TRANSLATE : PASS_NOT_VIP;
@@ -119,6 +139,8 @@ step enum reason route_fragment(struct xdp_md *ctx, struct packet *pkt, struct r
 	reason = follow_fragments(pkt, route);
 	if (reason == TX_FORWARDED && route->mode >= MODE_NAT)
 		return TRANSLATE;
+	if (reason == TX_FORWARDED)
+		return guard(ctx, pkt, route->vip, VIP_GUARDED);
 	if (reason != PASS_NOT_IP)
 		return reason;
 	if (!may_be_flow(pkt))
@@ -152,7 +174,7 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 		return not_for_vip(pkt);
 	if (pkt->fragment && !pkt->quoted)
 		pass_together(pkt);
-	return PASS_NOT_VIP;
+	return leave_to_kernel(ctx, pkt);
 }
 
 int steelyard_part(struct xdp_md *ctx);
@@ -170,7 +192,8 @@ struct {
 	.values = {
 		[PART_OF_FLOW] = (void *)&steelyard_part,
 		[PART_NAT] = (void *)&steelyard_nat,
-		[PART_NAT_PART] = (void *)&steelyard_nat_part,
+		[PART_NAT_FRAGMENT] = (void *)&steelyard_nat_fragment,
+		[PART_NAT_ERROR] = (void *)&steelyard_nat_error,
 	},
 };
 
@@ -180,10 +203,12 @@ int steelyard_part(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	struct route route = {};
-	enum reason reason = route_part(ctx, &pkt, parse(ctx, &pkt, true), &route);
+	enum parsed parsed = parse(ctx, &pkt, true);
+	enum reason reason = route_part(ctx, &pkt, parsed, &route);
 
 	if (reason == TRANSLATE) {
-		bpf_tail_call(ctx, &parts, PART_NAT_PART);
+		bpf_tail_call(ctx, &parts,
+			      parsed == PARSED_ICMP_ERROR ? PART_NAT_ERROR : PART_NAT_FRAGMENT);
 		reason = DROP_INTERNAL;
 	}
 	return leave(reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason);
@@ -204,12 +229,15 @@ step enum reason decide(struct xdp_md *ctx)
 	if (parsed != PARSED_FLOW)
 		return refuse(ctx, &pkt, parsed);
 	vip = find_vip(&pkt);
-	if (vip ? vip->mode >= MODE_NAT : may_be_reply(&pkt)) {
+	if (!vip) {
+		reason = leave_to_kernel(ctx, &pkt);
+		if (reason != PASS_NOT_VIP || !may_be_reply(&pkt))
+			return reason;
+	}
+	if (!vip || vip->mode >= MODE_NAT) {
 		bpf_tail_call(ctx, &parts, PART_NAT);
 		return DROP_INTERNAL;
 	}
-	if (!vip)
-		return PASS_NOT_VIP;
 	reason = route_to(ctx, &pkt, vip, &route);
 	return reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason;
 }

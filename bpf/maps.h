@@ -7,6 +7,7 @@
 #pragma once
 
 #include "reasons.h"
+#include "sourcelist.h"
 #include "types.h"
 
 /*
@@ -36,6 +37,7 @@ enum vip_flag {
 	VIP_CLAMPS_MSS = 64,        /* terms: mss */
 	VIP_QUIC = 128,             /* terms: server_ids */
 	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
+	VIP_GUARDED = 512,          /* its guard has something to say, see guard.h */
 };
 
 /* What of a VIP is more than a slot can answer. */
@@ -83,7 +85,8 @@ struct vip_table {
 	u32 base;          /* first bucket */
 	u32 shift;         /* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
 	u32 wide;          /* not 0: some VIP takes any port or a range */
-	u32 replies;       /* not 0: some VIP is MODE_NAT, and its answers pass here */
+	u16 replies;       /* not 0: some VIP is MODE_NAT, and its answers pass here */
+	u16 guarded;       /* not 0: some key of an address is VIP_GUARDED */
 };
 
 /* Two tables: packets use one while the control plane fills the other. */
@@ -235,13 +238,15 @@ enum nat_flag {
 	NAT_BACKEND_CLOSED = 8,
 	NAT_RESET = 16,
 	NAT_CLAIMED = 32, /* the rest is being written */
+	NAT_SPOKEN = 64,  /* the client has sent more than what opens it */
 };
 
 /* The programs that the main one calls for what few packets are. */
 enum part {
 	PART_OF_FLOW,
-	PART_NAT,      /* a packet of a VIP that translates */
-	PART_NAT_PART, /* a part of a flow of such a VIP */
+	PART_NAT,          /* a packet of a VIP that translates */
+	PART_NAT_FRAGMENT, /* one in fragments */
+	PART_NAT_ERROR,    /* an ICMP error about one */
 
 	PARTS,
 };
@@ -258,6 +263,9 @@ const volatile struct vocabulary {
 	enum flow_event flow_event;
 	enum nat_flag nat_flag;
 	enum part part;
+	enum list_answer list_answer;
+	enum limited limited;
+	struct list_node list_node;
 } vocabulary;
 
 struct counters {

@@ -73,7 +73,7 @@ side_step u32 translate_error(struct xdp_md *ctx, const struct course *c)
 		return false;
 	inside = address_difference(&c->from, &c->to);
 	outside = address_difference(&c->outer, &c->outer_to);
-	grown = translate_quoted_transport(ctx, c->shape.quoted_l4, c->shape.protocol,
+	grown = translate_quoted_transport(ctx, c->shape.quoted_l4, quoted_transport(&c->shape),
 					   reverse_ports(c->to.ports), inside);
 	grown += translate_quoted_ip(ctx, &c->shape, &c->to, inside);
 	/* The checksum of ICMPv6 covers the addresses outside as well (RFC 4443, 2.3). */
@@ -88,10 +88,10 @@ step enum reason carry_error(struct xdp_md *ctx, const struct packet *pkt, struc
 {
 	u32 link = link_length(&c->hop);
 
-	set_shape(pkt, c);
+	set_error_shape(pkt, c);
 	if (is_mapped(&c->to.destination) == pkt->ipv6)
 		return carry_error_over(ctx, c);
-	if (!translate_error(ctx, c) || !decrement_ttl(ctx, pkt))
+	if (!translate_error(ctx, c) || !decrement_ttl(ctx, pkt->l3, pkt->ipv6))
 		return DROP_INTERNAL;
 	if (pkt->l3 != link && bpf_xdp_adjust_head(ctx, (int)pkt->l3 - (int)link))
 		return DROP_NO_HEADROOM;
@@ -101,7 +101,7 @@ step enum reason carry_error(struct xdp_md *ctx, const struct packet *pkt, struc
 /* Translates an error and leaves it to the kernel to send. */
 step enum reason pass_error(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
 {
-	set_shape(pkt, c);
+	set_error_shape(pkt, c);
 	return translate_error(ctx, c) ? PASS_REPLY : DROP_INTERNAL;
 }
 
@@ -114,6 +114,9 @@ step enum reason error_to_backend(struct xdp_md *ctx, struct packet *pkt, struct
 
 	if (!vip || vip->mode < MODE_NAT)
 		return PASS_NOT_VIP;
+	reason = guard(ctx, pkt, vip->vip, vip->flags);
+	if (reason != TX_FORWARDED)
+		return reason;
 	reason = course_to_backend(ctx, pkt, vip, c);
 	count_packet(&vip_counters, vip->vip, pkt);
 	if (reason != TX_FORWARDED)
@@ -136,8 +139,10 @@ step enum reason error_to_backend(struct xdp_md *ctx, struct packet *pkt, struct
 	reason = carry_error(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
-	count_packet(&backend_counters, c->backend, pkt);
-	return transmit_to_backend(ctx, &c->hop);
+	reason = transmit_to_backend(ctx, &c->hop);
+	if (verdict(reason) != XDP_DROP)
+		count_packet(&backend_counters, c->backend, pkt);
+	return reason;
 }
 
 /* An error about a packet to a backend, that a client sent through a fullnat VIP. */
@@ -189,6 +194,9 @@ step enum reason translate_icmp_error(struct xdp_md *ctx, struct packet *pkt, st
 	c->outer = c->from;
 	pkt->quoted = pkt->l4 + sizeof(struct icmp_header);
 	if (parse_quoted(ctx, pkt->quoted, pkt->ipv6, &c->quoted) != PARSED_FLOW)
+		return PASS_NOT_VIP;
+	/* What stands behind the packet in the frame is none of its quote. */
+	if (c->quoted.l4 + sizeof(u32) > pkt->l3 + pkt->length)
 		return PASS_NOT_VIP;
 	if (!load_addresses(ctx, pkt->quoted & L4_MASK, pkt->ipv6, &c->quoted_tuple))
 		return PASS_NOT_VIP;

@@ -20,15 +20,24 @@ step u64 word_difference(u16 from, u16 to)
 	return (u16)~from + to;
 }
 
+/* The protocol of a quoted packet and, above it, how many bytes of its transport header are
+ * quoted: what stands behind them in the frame is none of the error's.
+ */
+step u32 quoted_transport(const struct shape *pkt)
+{
+	return pkt->protocol | (pkt->l3 + pkt->length - pkt->quoted_l4) << 8;
+}
+
 /*
  * Translates the ports of the quoted transport header at an offset, and the checksum
  * where that is quoted. Returns by how much the sum of the quote grows.
  */
-side_step u64 translate_quoted_transport(struct xdp_md *ctx, u32 l4, u32 protocol, u32 ports,
+side_step u64 translate_quoted_transport(struct xdp_md *ctx, u32 l4, u32 what, u32 ports,
 					 u64 difference)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	void *head = data + (l4 & L4_MASK);
+	u32 protocol = what & 0xff, length = what >> 8;
 	u64 change;
 	u16 before;
 
@@ -40,29 +49,33 @@ side_step u64 translate_quoted_transport(struct xdp_md *ctx, u32 l4, u32 protoco
 	if (protocol == IPPROTO_TCP) {
 		struct tcphdr *tcp = head;
 
-		if ((void *)&tcp->urg_ptr > end)
+		if (length < offsetof(struct tcphdr, urg_ptr) || (void *)&tcp->urg_ptr > end)
 			return change;
 		before = tcp->check;
 		tcp->check = adjust_checksum(before, difference);
 		return change + word_difference(before, tcp->check);
 	}
-	if ((void *)((struct udphdr *)head + 1) > end)
+	if (length < sizeof(struct udphdr) || (void *)((struct udphdr *)head + 1) > end)
 		return change;
 	before = ((struct udphdr *)head)->check;
 	((struct udphdr *)head)->check = adjust_udp_checksum(before, difference);
 	return change + word_difference(before, ((struct udphdr *)head)->check);
 }
 
+#define ICMP_HOST_UNREACHABLE 1
 #define ICMP_PROTOCOL_UNREACHABLE 2
 #define ICMP_PORT_UNREACHABLE 3
-#define ICMP_SOURCE_ROUTE_FAILED 5
 #define ICMP_HOST_PROHIBITED 10
 #define ICMP_NET_PROHIBITED 9
 #define ICMP_PROHIBITED 13
+#define ICMP_PRECEDENCE_VIOLATION 14
+#define ICMP_PRECEDENCE_CUTOFF 15
+#define ICMP_WRONG_FIELD 0  /* what a pointer points at */
+#define ICMP_WRONG_LENGTH 2 /* the same */
 
-#define ICMPV6_NO_ROUTE 0
 #define ICMPV6_PROHIBITED 1
 #define ICMPV6_PORT_UNREACHABLE 4
+#define ICMPV6_WRONG_FIELD 0
 #define ICMPV6_UNKNOWN_NEXT_HEADER 1
 #define IPV6_NEXT_HEADER_OFFSET 6
 
@@ -75,17 +88,46 @@ struct message {
 	__be32 rest;
 };
 
-step struct message to_icmpv6(u8 type, u8 code, __be32 rest)
+#define NO_POINTER (~0u)
+
+/* The byte of an IPv6 header that says what one of an IPv4 header does (figure 3). */
+step u32 to_ipv6_pointer(u32 at)
+{
+	if (at < 2)
+		return at;
+	if (at < 4)
+		return 4;
+	if (at == 8)
+		return 7;
+	if (at == 9)
+		return 6;
+	if (at < 12 || at >= sizeof(struct iphdr))
+		return NO_POINTER;
+	return at < 16 ? 8 : 24;
+}
+
+/* The inverse (figure 6). */
+step u32 to_ipv4_pointer(u32 at)
+{
+	if (at < 2)
+		return at;
+	if (at < 4 || at >= sizeof(struct ipv6hdr))
+		return NO_POINTER;
+	if (at < 6)
+		return 2;
+	if (at == 6)
+		return 9;
+	if (at == 7)
+		return 8;
+	return at < 24 ? 12 : 16;
+}
+
+step struct message to_icmpv6_unreachable(u8 code, __be32 rest)
 {
 	struct message m = { .type = ICMPV6_UNREACHABLE };
 	u32 mtu = (bpf_ntohl(rest) & 0xffff) + IPV6_LONGER;
 
-	if (type == ICMP_TIME_EXCEEDED) {
-		m.type = ICMPV6_TIME_EXCEEDED;
-		m.code = code;
-	} else if (type == ICMP_PARAMETER) {
-		m.type = 0;
-	} else if (code == ICMP_FRAGMENTATION_NEEDED) {
+	if (code == ICMP_FRAGMENTATION_NEEDED) {
 		m.type = ICMPV6_TOO_BIG;
 		m.rest = bpf_htonl(mtu < IPV6_MIN_MTU ? IPV6_MIN_MTU : mtu);
 	} else if (code == ICMP_PROTOCOL_UNREACHABLE) {
@@ -95,17 +137,59 @@ step struct message to_icmpv6(u8 type, u8 code, __be32 rest)
 	} else if (code == ICMP_PORT_UNREACHABLE) {
 		m.code = ICMPV6_PORT_UNREACHABLE;
 	} else if (code == ICMP_NET_PROHIBITED || code == ICMP_HOST_PROHIBITED ||
-		   code >= ICMP_PROHIBITED) {
+		   code == ICMP_PROHIBITED || code == ICMP_PRECEDENCE_CUTOFF) {
 		m.code = ICMPV6_PROHIBITED;
+	} else if (code >= ICMP_PRECEDENCE_VIOLATION) {
+		m.type = 0;
 	}
+	return m;
+}
+
+step struct message to_icmpv6(u8 type, u8 code, __be32 rest)
+{
+	struct message m = {};
+	u32 pointer;
+
+	if (type == ICMP_UNREACHABLE)
+		return to_icmpv6_unreachable(code, rest);
+	if (type == ICMP_TIME_EXCEEDED) {
+		m.type = ICMPV6_TIME_EXCEEDED;
+		m.code = code;
+		return m;
+	}
+	pointer = to_ipv6_pointer(bpf_ntohl(rest) >> 24);
+	if (pointer == NO_POINTER || (code != ICMP_WRONG_FIELD && code != ICMP_WRONG_LENGTH))
+		return m;
+	m.type = ICMPV6_PARAMETER;
+	m.rest = bpf_htonl(pointer);
+	return m;
+}
+
+step struct message to_icmp_parameter(u8 code, __be32 rest)
+{
+	struct message m = {};
+	u32 pointer;
+
+	if (code == ICMPV6_UNKNOWN_NEXT_HEADER) {
+		m.type = ICMP_UNREACHABLE;
+		m.code = ICMP_PROTOCOL_UNREACHABLE;
+		return m;
+	}
+	pointer = to_ipv4_pointer(bpf_ntohl(rest));
+	if (pointer == NO_POINTER || code != ICMPV6_WRONG_FIELD)
+		return m;
+	m.type = ICMP_PARAMETER;
+	m.rest = bpf_htonl(pointer << 24);
 	return m;
 }
 
 step struct message to_icmp(u8 type, u8 code, __be32 rest)
 {
-	struct message m = { .type = ICMP_UNREACHABLE, .code = 1 };
+	struct message m = { .type = ICMP_UNREACHABLE, .code = ICMP_HOST_UNREACHABLE };
 	u32 mtu = bpf_ntohl(rest);
 
+	if (type == ICMPV6_PARAMETER)
+		return to_icmp_parameter(code, rest);
 	if (type == ICMPV6_TIME_EXCEEDED) {
 		m.type = ICMP_TIME_EXCEEDED;
 		m.code = code;
@@ -113,13 +197,12 @@ step struct message to_icmp(u8 type, u8 code, __be32 rest)
 		mtu = mtu > 0xffff ? 0xffff : mtu;
 		m.code = ICMP_FRAGMENTATION_NEEDED;
 		m.rest = bpf_htonl(mtu < IPV6_LONGER ? 0 : mtu - IPV6_LONGER);
-	} else if (type == ICMPV6_PARAMETER) {
-		m.type = code == ICMPV6_UNKNOWN_NEXT_HEADER ? ICMP_UNREACHABLE : 0;
-		m.code = ICMP_PROTOCOL_UNREACHABLE;
 	} else if (code == ICMPV6_PORT_UNREACHABLE) {
 		m.code = ICMP_PORT_UNREACHABLE;
 	} else if (code == ICMPV6_PROHIBITED) {
 		m.code = ICMP_HOST_PROHIBITED;
+	} else if (code > ICMPV6_PORT_UNREACHABLE) {
+		m.type = 0;
 	}
 	return m;
 }
@@ -206,16 +289,9 @@ step bool put_together(struct xdp_md *ctx, u32 at, const struct message *m, cons
 }
 
 /* What the functions below must know of the packet. */
-step void set_shape(const struct packet *pkt, struct course *c)
+step void set_error_shape(const struct packet *pkt, struct course *c)
 {
-	c->shape.l3 = pkt->l3;
-	c->shape.l4 = pkt->l4;
-	c->shape.length = pkt->length;
-	c->shape.quoted = pkt->quoted;
-	c->shape.quoted_l4 = pkt->quoted_l4;
-	c->shape.ipv6 = pkt->ipv6;
-	c->shape.protocol = pkt->protocol;
-	c->shape.fragment = pkt->fragment;
+	set_shape(pkt, &c->shape);
 	c->outer_ip.protocol = pkt->ipv6 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 	c->outer_ip.tos = pkt->tos;
 	c->outer_ip.ttl = pkt->ttl - 1;
@@ -243,7 +319,7 @@ side_step u32 carry_error_over(struct xdp_md *ctx, struct course *c)
 	if (c->shape.fragment || sum == SUM_FAILED ||
 	    !read_quoted_ip(ctx, &c->shape, &c->quoted_ip))
 		return DROP_UNTRANSLATABLE;
-	grown = translate_quoted_transport(ctx, c->shape.quoted_l4, c->shape.protocol,
+	grown = translate_quoted_transport(ctx, c->shape.quoted_l4, quoted_transport(&c->shape),
 					   reverse_ports(c->to.ports),
 					   address_difference(&c->from, &c->to));
 	/* From here on it is the tuple of the quoted packet. */

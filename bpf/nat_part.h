@@ -17,7 +17,7 @@ step void keep_to_backend(struct packet *pkt, const struct vip_entry *vip, struc
 	c->backend = route.backend;
 }
 
-/* A fragment of a client's packet that comes before the first one. */
+/* Finds the course of a fragment of a client's packet that comes before the first one. */
 step enum reason early_fragment(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
 	struct vip_entry *vip = may_be_flow(pkt) ? find_fragment_vip(pkt) : NULL;
@@ -25,31 +25,36 @@ step enum reason early_fragment(struct xdp_md *ctx, struct packet *pkt, struct c
 
 	if (!vip || vip->mode != MODE_NAT)
 		return DROP_FRAGMENT_EARLY;
-	reason = course_to_backend(ctx, pkt, vip, c);
+	reason = guard(ctx, pkt, vip->vip, vip->flags);
+	if (reason != TX_FORWARDED)
+		return reason;
+	reason = find_by_slot(ctx, pkt, vip, c);
 	if (reason != TX_FORWARDED)
 		return reason;
 	keep_to_backend(pkt, vip, c);
-	return send_to_backend(ctx, pkt, vip->vip, vip->mode, c);
+	c->vip = vip->vip;
+	c->mode = vip->mode;
+	return TX_FORWARDED;
 }
 
-/* A later fragment of a client's packet. */
+/* Finds the course of a later fragment of a client's packet. */
 step enum reason fragment_to_backend(struct xdp_md *ctx, struct packet *pkt, struct course *c,
 				     u64 state)
 {
-	u8 mode = flow_flags(state) & FRAGMENT_MODE;
 	struct translation *t;
-	u64 now;
 
-	if (mode == MODE_NAT) {
-		c->index = NAT_NONE;
-		c->backend = flow_backend(state);
-		return send_to_backend(ctx, pkt, state >> FLOW_VIP_SHIFT, mode, c);
+	c->index = NAT_NONE;
+	c->mode = flow_flags(state) & FRAGMENT_MODE;
+	c->vip = state >> FLOW_VIP_SHIFT & 0xffff;
+	if (c->mode == MODE_FULLNAT) {
+		t = recall_translation(c, state >> FLOW_BACKEND_SHIFT & FRAGMENT_VALUE_MASK,
+				       &state);
+		if (!t)
+			return DROP_FRAGMENT_EARLY;
+		c->vip = t->vip;
 	}
-	t = recall_translation(c, state >> FLOW_BACKEND_SHIFT & FRAGMENT_VALUE_MASK, &now);
-	if (!t)
-		return DROP_FRAGMENT_EARLY;
-	c->backend = flow_backend(now);
-	return send_to_backend(ctx, pkt, t->vip, mode, c);
+	c->backend = flow_backend(state);
+	return guard(ctx, pkt, c->vip, VIP_GUARDED);
 }
 
 /* A later fragment of a backend's packet. */
@@ -72,12 +77,18 @@ step enum reason fragment_reply(struct xdp_md *ctx, struct packet *pkt, struct c
 	return send_by_routes(ctx, pkt, c);
 }
 
-step enum reason translate_fragment(struct xdp_md *ctx, struct packet *pkt, struct course *c)
+/* Finds the course of a later fragment to a VIP. */
+step enum reason find_fragment(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
 	u64 state = recall_fragment(fragment_key(pkt));
 
-	if (for_vip_address(pkt))
-		return state ? fragment_to_backend(ctx, pkt, c, state) :
-			       early_fragment(ctx, pkt, c);
+	return state ? fragment_to_backend(ctx, pkt, c, state) : early_fragment(ctx, pkt, c);
+}
+
+/* A later fragment that is for no VIP. */
+step enum reason return_fragment(struct xdp_md *ctx, struct packet *pkt, struct course *c)
+{
+	u64 state = recall_fragment(fragment_key(pkt));
+
 	return state ? fragment_reply(ctx, pkt, c, state) : PASS_NOT_VIP;
 }

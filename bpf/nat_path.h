@@ -11,16 +11,11 @@
 #include "connection.h"
 #include "count.h"
 #include "fragment.h"
+#include "guard.h"
 #include "icmp.h"
 #include "quoted.h"
 #include "reset.h"
 #include "vip.h"
-
-/* What of an ICMP error is where: offsets and lengths as struct packet has them. */
-struct shape {
-	u32 l3, l4, length, quoted, quoted_l4;
-	u8 ipv6, protocol, fragment, reserved;
-};
 
 /* What becomes of a packet of a VIP that translates. */
 struct course {
@@ -34,6 +29,9 @@ struct course {
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
 	u64 state;   /* of the translation, as it was read */
+	u32 vip;     /* index of its counters, and its mode */
+	u8 mode;
+	struct packet packet; /* see forget() */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -43,6 +41,15 @@ struct {
 	__type(key, u32);
 	__type(value, struct course);
 } courses SEC(".maps");
+
+/* Carries a packet along its course: fragments by a function of their own. */
+step enum reason carry_packet(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
+{
+	if (!pkt->fragment)
+		return carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	set_shape(pkt, &c->shape);
+	return carry_fragment(ctx, &c->shape, &c->from, &c->to, &c->hop);
+}
 
 step void hop_to_backend(struct hop *hop, const struct backend *b)
 {
@@ -72,6 +79,22 @@ step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const 
 	       (pkt->l3 > sizeof(struct ethhdr) ? NAT_FACT_TAG : 0);
 }
 
+/*
+ * Reads state and backend of the course's translation; false if it has become another
+ * connection's since it was found.
+ */
+step bool read_connection(struct course *c)
+{
+	struct translation *t = translation_at(c->index);
+
+	if (!t)
+		return false;
+	c->state = *(volatile u64 *)&t->state;
+	c->backend = flow_backend(c->state);
+	return is_of(t, &c->from) &&
+	       nat_generation(*(volatile u64 *)&t->state) == nat_generation(c->state);
+}
+
 /* Begins a connection to the backend that the slot's owner is. */
 step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
 		       struct course *c)
@@ -79,6 +102,7 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
 	struct backend *b;
+	u32 facts;
 
 	if (!pool)
 		return DROP_INTERNAL;
@@ -88,23 +112,41 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	b = bpf_map_lookup_elem(&backends, &c->backend);
 	if (!b)
 		return DROP_INTERNAL;
-	if (pkt->l3 > NAT_LONGEST_LINK || !(b->modes & 1 << MODE_FULLNAT))
+	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
-	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, nat_facts(pkt, vip, b));
-	if (c->index == NAT_NONE) {
+	facts = nat_facts(pkt, vip, b);
+	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+	if (c->index == NAT_LOST)
+		c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+	if (c->index >= NAT_LOST) {
 		count_flow(NAT_EXHAUSTED);
 		return DROP_NO_NAT_PORT;
 	}
 	pkt->opener = true;
-	return TX_FORWARDED;
+	/* One that another CPU has begun may have another backend. */
+	return read_connection(c) ? TX_FORWARDED : DROP_NO_NAT_PORT;
 }
 
 /* What a client's packet says of its connection. */
 step u64 client_flags(const struct packet *pkt, bool reset)
 {
-	if (!pkt->closer)
+	if (pkt->opener)
 		return 0;
-	return reset ? NAT_RESET : NAT_CLIENT_CLOSED;
+	if (!pkt->closer)
+		return NAT_SPOKEN;
+	return reset ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
+}
+
+/* Whether the connection ID of a QUIC packet names another backend than the connection's. */
+step bool names_another(struct xdp_md *ctx, const struct packet *pkt, const struct vip_entry *vip,
+			u32 backend)
+{
+	u32 named;
+
+	if (!(vip->flags & VIP_QUIC))
+		return false;
+	named = quic_peek(ctx, pkt->l4, vip->vip, vip->terms);
+	return named && named != backend && ability(named) & KEEPS_FLOWS;
 }
 
 /* Goes on with a connection. Returns false if its client has to begin another one. */
@@ -113,17 +155,17 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 {
 	struct translation *t = translation_at(c->index);
 
-	if (!t)
-		return false;
-	c->state = *(volatile u64 *)&t->state;
-	c->backend = flow_backend(c->state);
-	if (!connection_stays(pkt, c->state, ability(c->backend)))
+	if (!t || !connection_stays(pkt, c->state, ability(c->backend)))
 		return false;
 	if (pkt->quoted)
 		return true;
+	/* The port is used again, by somebody else behind the same address perhaps. */
+	if (names_another(ctx, pkt, vip, c->backend))
+		return false;
 	if (pkt->opener && vip->flags & VIP_CLAMPS_MSS && pkt->protocol == IPPROTO_TCP)
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
-	note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
+	if (tells_way_back(ctx, pkt->l3))
+		note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
 	see_connection(t, c->state, client_flags(pkt, pkt->resets));
 	return true;
 }
@@ -134,35 +176,43 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 {
 	bool begins = !pkt->quoted && (pkt->protocol == IPPROTO_UDP || pkt->opener);
 
+	/* A mapped address on the wire is not the IPv4 address, and nobody's (RFC 4038, 4.2). */
+	if (pkt->ipv6 && is_mapped(&c->from.source))
+		return DROP_MALFORMED;
 	pkt->hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
 	c->index = find_session(&c->from, pkt->hash, pkt->protocol, NAT_NONE);
-	if (c->index != NAT_NONE) {
+	if (c->index != NAT_NONE && read_connection(c)) {
 		if (go_on(ctx, pkt, vip, c))
 			return TX_FORWARDED;
 		if (!pkt->quoted)
 			close_connection(pkt->hash, c->index, c->state);
-		c->index = NAT_NONE;
 	}
+	c->index = NAT_NONE;
 	if (!begins)
 		return DROP_NO_CONNECTION;
 	return begin(ctx, pkt, vip, c);
 }
 
-/* Who gets a client's packet, and under which tuple. */
+/* Who gets a client's packet to a nat VIP. */
+step enum reason find_by_slot(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			      struct course *c)
+{
+	u32 pool_index = vip->pool;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
+
+	if (!pool)
+		return DROP_INTERNAL;
+	c->index = NAT_NONE;
+	c->backend = choose_backend(ctx, pool, vip, pkt);
+	return TX_FORWARDED;
+}
+
+/* Who gets a client's packet. */
 step enum reason course_to_backend(struct xdp_md *ctx, struct packet *pkt,
 				   const struct vip_entry *vip, struct course *c)
 {
-	u32 pool_index = vip->pool;
-	struct pool *pool;
-
-	c->index = NAT_NONE;
-	if (vip->mode == MODE_FULLNAT)
-		return find_connection(ctx, pkt, vip, c);
-	pool = bpf_map_lookup_elem(&pools, &pool_index);
-	if (!pool)
-		return DROP_INTERNAL;
-	c->backend = choose_backend(ctx, pool, vip, pkt);
-	return TX_FORWARDED;
+	return vip->mode == MODE_FULLNAT ? find_connection(ctx, pkt, vip, c) :
+					   find_by_slot(ctx, pkt, vip, c);
 }
 
 /* The tuple of a packet as its backend is to see it. */
@@ -189,15 +239,14 @@ step enum reason transmit_to_backend(struct xdp_md *ctx, const struct hop *hop)
 }
 
 /* Sends a client's packet to its backend. */
-step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip, u8 mode,
-				 struct course *c)
+step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
 	u32 index = c->backend;
 	struct backend *b;
 	enum reason reason;
 	int more;
 
-	count_packet(&vip_counters, vip, pkt);
+	count_packet(&vip_counters, c->vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 	if (index < OWNER_FIRST)
@@ -205,7 +254,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 	b = bpf_map_lookup_elem(&backends, &index);
 	if (!b)
 		return DROP_INTERNAL;
-	if (!(b->modes & 1 << (mode & 7)))
+	if (!(b->modes & 1 << (c->mode & 7)))
 		return DROP_UNRESOLVED;
 	to_backend(c, b, pkt->ports);
 	hop_to_backend(&c->hop, b);
@@ -214,9 +263,11 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, u32 vip
 		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
 	if ((int)pkt->length + more > c->hop.mtu)
 		return tell(ctx, pkt, DROP_TOO_BIG, c->hop.mtu - more);
-	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	reason = carry_packet(ctx, pkt, c);
 	if (reason != TX_FORWARDED)
 		return reason;
-	count_packet(&backend_counters, index, pkt);
-	return transmit_to_backend(ctx, &c->hop);
+	reason = transmit_to_backend(ctx, &c->hop);
+	if (verdict(reason) != XDP_DROP)
+		count_packet(&backend_counters, index, pkt);
+	return reason;
 }

@@ -142,6 +142,8 @@ side_step u32 free_translation(u32 index, u64 was)
 	if (__sync_val_compare_and_swap(&t->state, was, nat_state(0, 0, nat_generation(was), 0)) !=
 	    was)
 		return false;
-	__sync_fetch_and_and(word, ~(1ULL << (index & 63)));
+	/* One that is none of ours any more is not to be had again. */
+	if ((index & 0xffff) - nat_first_port < nat_port_count)
+		__sync_fetch_and_and(word, ~(1ULL << (index & 63)));
 	return true;
 }

@@ -1,48 +1,91 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The programs that packets of VIPs that translate are handed to, whichever way they go:
- * one for whole packets, and one for parts of flows, as in the other modes.
+ * whole ones, fragments, and ICMP errors about them.
  */
 #pragma once
 
 #include "nat_error.h"
 #include "nat_part.h"
 
-/* A client's packet. */
-step enum reason translate_request(struct xdp_md *ctx, struct packet *pkt,
-				   const struct vip_entry *vip, struct course *c)
+/* Finds the course of a client's packet. */
+step enum reason find_course(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
+			     struct course *c)
 {
-	enum reason reason = course_to_backend(ctx, pkt, vip, c);
+	enum reason reason = guard(ctx, pkt, vip->vip, vip->flags);
 
+	if (reason != TX_FORWARDED)
+		return reason;
+	c->vip = vip->vip;
+	c->mode = vip->mode;
+	reason = course_to_backend(ctx, pkt, vip, c);
 	if (reason == TX_FORWARDED) {
 		if (pkt->fragment)
 			keep_to_backend(pkt, vip, c);
-		return send_to_backend(ctx, pkt, vip->vip, vip->mode, c);
+		return TX_FORWARDED;
 	}
 	count_packet(&vip_counters, vip->vip, pkt);
 	return reason == DROP_NO_CONNECTION ? refuse_connection(ctx, pkt) : reason;
 }
 
-/* A packet that tells ports: to a VIP, or from a backend. */
-step enum reason translate_flow(struct xdp_md *ctx, struct packet *pkt, struct course *c)
+/* A packet that tells ports, and is for no VIP: perhaps a backend's answer. */
+step enum reason translate_reply(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
-	struct vip_entry *vip = find_vip(pkt);
-	u32 number;
+	u32 number = nat_source_number(&pkt->destination);
 
-	if (vip)
-		return vip->mode >= MODE_NAT ? translate_request(ctx, pkt, vip, c) : PASS_NOT_VIP;
-	number = nat_source_number(&pkt->destination);
 	return number != NAT_NONE ? fullnat_reply(ctx, pkt, c, number) : nat_reply(ctx, pkt, c);
 }
 
-step enum reason translate_part(struct xdp_md *ctx, struct packet *pkt, struct course *c,
-				enum parsed parsed)
+/* A whole packet. */
+step enum reason translate_flow(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
-	if (parsed == PARSED_FLOW)
-		return translate_flow(ctx, pkt, c);
-	if (parsed == PARSED_LATER_FRAGMENT)
-		return translate_fragment(ctx, pkt, c);
-	return parsed == PARSED_ICMP_ERROR ? translate_icmp_error(ctx, pkt, c) : PASS_NOT_VIP;
+	struct vip_entry *vip = find_vip(pkt);
+	enum reason reason;
+
+	if (!vip)
+		return translate_reply(ctx, pkt, c);
+	if (vip->mode < MODE_NAT)
+		return PASS_NOT_VIP;
+	reason = find_course(ctx, pkt, vip, c);
+	return reason == TX_FORWARDED ? send_to_backend(ctx, pkt, c) : reason;
+}
+
+/*
+ * Has the verifier forget what it knows of a packet on each of the paths that lead here,
+ * so that it looks at what follows once: what has been in a map is unknown to it.
+ */
+step void forget(struct packet *pkt, struct course *c)
+{
+	c->packet = *pkt;
+	barrier();
+	*pkt = c->packet;
+	pkt->l3 &= L3_MASK;
+	pkt->l4 &= L4_MASK;
+}
+
+/* The same in fragments, of which only the first one tells ports. */
+step enum reason translate_fragment(struct xdp_md *ctx, struct packet *pkt, struct course *c)
+{
+	bool later = pkt->fragment == LATER_FRAGMENT;
+	struct vip_entry *vip;
+	enum reason reason;
+
+	if (!for_vip_address(pkt)) {
+		forget(pkt, c);
+		return later ? return_fragment(ctx, pkt, c) : translate_reply(ctx, pkt, c);
+	}
+	if (later) {
+		reason = find_fragment(ctx, pkt, c);
+	} else {
+		vip = find_vip(pkt);
+		if (!vip || vip->mode < MODE_NAT)
+			return PASS_NOT_VIP;
+		reason = find_course(ctx, pkt, vip, c);
+	}
+	if (reason != TX_FORWARDED)
+		return reason;
+	forget(pkt, c);
+	return send_to_backend(ctx, pkt, c);
 }
 
 /* The course of a packet that has been parsed, as far as that tells; NULL if there is none. */
@@ -68,11 +111,25 @@ int steelyard_nat(struct xdp_md *ctx)
 }
 
 SEC("xdp.frags")
-int steelyard_nat_part(struct xdp_md *ctx)
+int steelyard_nat_fragment(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	enum parsed parsed = parse(ctx, &pkt, true);
 	struct course *c = set_out(ctx, &pkt);
 
-	return leave(c ? translate_part(ctx, &pkt, c, parsed) : DROP_INTERNAL);
+	if (!c || (parsed != PARSED_FLOW && parsed != PARSED_LATER_FRAGMENT))
+		return leave(DROP_INTERNAL);
+	return leave(translate_fragment(ctx, &pkt, c));
+}
+
+SEC("xdp.frags")
+int steelyard_nat_error(struct xdp_md *ctx)
+{
+	struct packet pkt = {};
+	enum parsed parsed = parse(ctx, &pkt, true);
+	struct course *c = set_out(ctx, &pkt);
+
+	if (!c || parsed != PARSED_ICMP_ERROR)
+		return leave(DROP_INTERNAL);
+	return leave(translate_icmp_error(ctx, &pkt, c));
 }

@@ -129,7 +129,7 @@ step enum reason send_by_routes(struct xdp_md *ctx, const struct packet *pkt, st
 		return pass_reply(ctx, pkt, c);
 	if (pkt->ttl <= 1)
 		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
-	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	reason = carry_packet(ctx, pkt, c);
 	return reason == TX_FORWARDED ? transmit_reply(ctx, c->hop.ifindex) : reason;
 }
 
@@ -211,7 +211,7 @@ step enum reason send_back(struct xdp_md *ctx, const struct packet *pkt, struct 
 		return tell(ctx, pkt, DROP_TTL_EXCEEDED, 0);
 	if (bpf_check_mtu(ctx, c->hop.ifindex, &mtu, 0, 0) == BPF_MTU_CHK_RET_FRAG_NEEDED)
 		return tell(ctx, pkt, DROP_TOO_BIG, mtu - more);
-	reason = carry(ctx, pkt, &c->from, &c->to, &c->hop);
+	reason = carry_packet(ctx, pkt, c);
 	return reason == TX_FORWARDED ? transmit_reply(ctx, c->hop.ifindex) : reason;
 }
 

@@ -13,7 +13,7 @@ enum fragment {
 struct packet {
 	struct address destination;
 	u64 addresses; /* both addresses folded into a word for the flow hash */
-	u64 hash;      /* of the flow, once a slot has been asked for */
+	u64 hash;      /* of the flow, or of the packet in fragments, once its way is known */
 	u32 ports;     /* source and destination port, as on the wire; 0 if it tells none */
 	u32 length;    /* of the IP packet, bytes */
 	u32 l3; /* offset of the IP header in the frame, 0: not IP or cut off before its address */

@@ -90,6 +90,9 @@ step enum reason follow_quoted(struct xdp_md *ctx, struct packet *pkt)
 		return DROP_ICMP_ERROR;
 	if (parsed != PARSED_FLOW)
 		return parsed == PARSED_OTHER ? PASS_NOT_VIP : DROP_ICMP_ERROR;
+	/* What stands behind the packet in the frame is none of its quote. */
+	if (q.l4 + sizeof(u32) > pkt->l3 + pkt->length)
+		return DROP_ICMP_ERROR;
 	pkt->addresses = q.addresses;
 	pkt->ports = q.ports;
 	pkt->protocol = q.protocol;

@@ -27,22 +27,40 @@ enum reason {
 	REDIRECT_REPLY,
 
 	/* For a VIP, and dropped. */
-	DROP_TRUNCATED,         /* shorter than its headers say */
-	DROP_MALFORMED,         /* a header contradicts itself */
-	DROP_EXTENSION_HEADERS, /* more IPv6 extension headers than we follow */
-	DROP_FRAGMENT_EARLY,    /* a fragment whose first one has not come */
-	DROP_ICMP_ERROR,        /* an ICMP error that does not tell which flow it is about */
-	DROP_TTL_EXCEEDED,      /* TTL or hop limit used up, and no answer */
-	DROP_NO_BACKEND,        /* no backend is up */
-	DROP_NO_NAT_PORT,       /* no port is free that a connection could come from */
-	DROP_NO_CONNECTION,     /* of a connection that is not known, and no answer */
-	DROP_UNTRANSLATABLE,    /* the other IP version has nothing like it */
-	DROP_UNRESOLVED,        /* the backend's next hop is not known */
-	DROP_TOO_BIG,           /* larger than the way to the backend carries, and no answer */
-	DROP_NO_HEADROOM,       /* the driver left no room for an outer header */
-	DROP_INTERNAL,          /* the maps contradict each other: a bug */
+	DROP_TRUNCATED,                /* shorter than its headers say */
+	DROP_MALFORMED,                /* a header contradicts itself */
+	DROP_TCP_FLAGS,                /* a combination of TCP flags that no host sends */
+	DROP_LAND,                     /* its source is its destination */
+	DROP_BOGUS_SOURCE,             /* its source is an address that no packet may come from */
+	DROP_DENIED,                   /* its source is on a list of those that are denied */
+	DROP_NOT_ALLOWED,              /* its source is not on the list of those that are allowed */
+	DROP_LIMIT_SOURCE_PACKETS,     /* more packets of its source than the VIP allows */
+	DROP_LIMIT_SOURCE_CONNECTIONS, /* more new connections of its source */
+	DROP_LIMIT_PACKETS,            /* more packets than the VIP is to have */
+	DROP_LIMIT_CONNECTIONS,        /* more new connections */
+	DROP_EXTENSION_HEADERS,        /* more IPv6 extension headers than we follow */
+	DROP_FRAGMENT_EARLY,           /* a fragment whose first one has not come */
+	DROP_ICMP_ERROR,               /* an ICMP error that does not tell which flow it is about */
+	DROP_TTL_EXCEEDED,             /* TTL or hop limit used up, and no answer */
+	DROP_NO_BACKEND,               /* no backend is up */
+	DROP_NO_NAT_PORT,              /* no port is free that a connection could come from */
+	DROP_NO_CONNECTION,            /* of a connection that is not known, and no answer */
+	DROP_UNTRANSLATABLE,           /* the other IP version has nothing like it */
+	DROP_UNRESOLVED,               /* the backend's next hop is not known */
+	DROP_TOO_BIG,     /* larger than the way to the backend carries, and no answer */
+	DROP_NO_HEADROOM, /* the driver left no room for an outer header */
+	DROP_INTERNAL,    /* the maps contradict each other: a bug */
 
 	REASONS,
+};
+
+/* Limits of a VIP, in the order of their reasons, and of looking. */
+enum limited {
+	LIMITED_SOURCE_PACKETS,
+	LIMITED_SOURCE_CONNECTIONS,
+	LIMITED_PACKETS,
+	LIMITED_CONNECTIONS,
+	LIMITS,
 };
 
 /* The XDP verdict of a reason; the reasons are in the order of their verdicts. */

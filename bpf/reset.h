@@ -79,6 +79,9 @@ side_step u32 answer_reset(struct xdp_md *ctx, u32 l3, u32 l4, u32 ip_end, u32 i
 	struct tcphdr *tcp = data + (l4 & L4_MASK), rst;
 	u32 length;
 
+	/* First: behind the next check the compiler would leave its own out. */
+	if (!sent_to_one(ctx))
+		return DROP_NO_BACKEND;
 	if ((void *)(tcp + 1) > end)
 		return DROP_INTERNAL;
 	if (tcp->rst)

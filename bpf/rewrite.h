@@ -12,19 +12,20 @@
 #include "packet.h"
 #include "parse.h"
 
-/* Takes one off TTL or hop limit, which the caller knows to be more than 1. */
-step bool decrement_ttl(struct xdp_md *ctx, const struct packet *pkt)
+/* Takes one off the TTL or hop limit of the packet at l3, which the caller knows to be more than 1.
+ */
+step bool decrement_ttl(struct xdp_md *ctx, u32 l3, bool ipv6)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
-	if (pkt->ipv6) {
-		struct ipv6hdr *ip = data + pkt->l3;
+	if (ipv6) {
+		struct ipv6hdr *ip = data + l3;
 
 		if ((void *)(ip + 1) > end)
 			return false;
 		ip->hop_limit--;
 	} else {
-		struct iphdr *ip = data + pkt->l3;
+		struct iphdr *ip = data + l3;
 
 		if ((void *)(ip + 1) > end)
 			return false;
@@ -91,7 +92,7 @@ step enum reason rewrite(struct xdp_md *ctx, const struct packet *pkt,
 	outer = outer_length(backend, route->mode);
 	if (pkt->length + outer > backend->mtu)
 		return DROP_TOO_BIG;
-	if (!decrement_ttl(ctx, pkt))
+	if (!decrement_ttl(ctx, pkt->l3, pkt->ipv6))
 		return DROP_INTERNAL;
 	if (gue_checksum && route->mode == MODE_DSR_GUE)
 		inner = sum_bytes(ctx, pkt->l3, pkt->length);

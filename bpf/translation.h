@@ -43,6 +43,9 @@ _Static_assert(sizeof(struct translation) == 64, "a translation is one cache lin
 
 #define NAT_CLOSED (NAT_CLIENT_CLOSED | NAT_BACKEND_CLOSED)
 
+/* Until then it may be one that its client knows nothing of, whose address was forged. */
+#define NAT_OPEN (NAT_REPLIED | NAT_SPOKEN)
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -164,7 +167,8 @@ step u32 nat_idle(u64 flags, u32 vip)
 {
 	struct nat_timeout *t;
 
-	if (!(flags & NAT_REPLIED) || flags & NAT_RESET || (flags & NAT_CLOSED) == NAT_CLOSED)
+	if ((flags & NAT_OPEN) != NAT_OPEN || flags & NAT_RESET ||
+	    (flags & NAT_CLOSED) == NAT_CLOSED)
 		return NAT_TRANSITORY;
 	t = bpf_map_lookup_elem(&nat_timeouts, &vip);
 	return t ? t->idle : NAT_TRANSITORY;

@@ -23,6 +23,9 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
+/* What few packets are. */
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
 /* A step of the packet path. */
 #define step static __always_inline
 

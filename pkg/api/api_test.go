@@ -447,6 +447,7 @@ func TestStatusComesThroughWhole(t *testing.T) {
 		s.Flows = model.FlowTable{Live: 1, Capacity: 2, SlotsInFlux: 3, Sweeps: 4, Entries: 5, Took: 6,
 			Remembered: 7, Evicted: 8, EvictedConnections: 9, Unremembered: 10}
 		s.NAT = model.NATPorts{Used: 1, Capacity: 2, Opened: 3, Evicted: 4, Exhausted: 5}
+		s.Fragments = model.FragmentTable{Remembered: 11, Evicted: 12}
 		want = *s
 	})
 	got, err := w.client.Status(t.Context())

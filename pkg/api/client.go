@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/user"
 	"strconv"
@@ -72,6 +73,16 @@ func (c *Client) Get(ctx context.Context) (model.State, uint64, error) {
 		return model.State{}, 0, decodeError(err)
 	}
 	return decodeState(response)
+}
+
+// SourceList returns what is on a source list.
+func (c *Client) SourceList(ctx context.Context, name string) ([]netip.Prefix, error) {
+	response, err := c.service.GetSourceList(ctx, &steelyardv1.GetSourceListRequest{Name: name})
+	if err != nil {
+		return nil, decodeError(err)
+	}
+	d := &decoder{}
+	return list(response.Prefixes, func(s string) netip.Prefix { return decodeWord(d, s, model.ParseSourcePrefix) }), d.err
 }
 
 // Outcome is what a change led to.

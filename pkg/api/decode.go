@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"time"
@@ -53,8 +54,23 @@ func parseHealth(s string) (model.Health, error) {
 
 func decodeState(r *steelyardv1.GetResponse) (model.State, uint64, error) {
 	d := &decoder{}
-	s := model.State{VIPs: list(r.Vips, d.vip), Pools: list(r.Pools, d.pool)}
+	s := model.State{
+		VIPs: list(r.Vips, d.vip), Pools: list(r.Pools, d.pool), SourceLists: list(r.SourceLists, d.sourceList),
+		Sources: model.NodeSources{
+			Sources: model.Sources{Deny: r.GetSources().GetDeny(), Allow: r.GetSources().GetAllow()}, Bogus: r.GetSources().GetBogus(),
+		},
+	}
 	return s, r.Revision, d.err
+}
+
+func (d *decoder) sourceList(l *steelyardv1.SourceList) model.SourceList {
+	decoded := model.SourceList{Name: l.GetName(), IPv4: int(l.GetIpv4Prefixes()), IPv6: int(l.GetIpv6Prefixes())}
+	digest, err := hex.DecodeString(l.GetDigest())
+	if err == nil && copy(decoded.Digest[:], digest) != len(decoded.Digest) {
+		err = fmt.Errorf("digest %q", l.GetDigest())
+	}
+	d.fail(err)
+	return decoded
 }
 
 func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
@@ -69,6 +85,19 @@ func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 			IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", v.GetAffinity().GetIpv6Prefix()),
 		},
 		Fragments: decodeWord(d, v.GetFragments(), model.ParseFragmentPolicy), MSS: decodeNumber[uint16](d, "MSS", v.GetMss()), QUIC: v.GetQuic(),
+		Sources: model.Sources{Deny: v.GetDeny(), Allow: v.GetAllow()},
+		Limits:  d.limits(v.GetLimits()),
+	}
+}
+
+func (d *decoder) limits(l *steelyardv1.Limits) model.Limits {
+	if l == nil {
+		return model.Limits{}
+	}
+	return model.Limits{
+		Connections: decodeWord(d, l.Connections, model.ParseLimit), Packets: decodeWord(d, l.Packets, model.ParseLimit),
+		SourceConnections: decodeWord(d, l.SourceConnections, model.ParseLimit), SourcePackets: decodeWord(d, l.SourcePackets, model.ParseLimit),
+		IPv4Prefix: decodeNumber[uint8](d, "IPv4 prefix", l.Ipv4Prefix), IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", l.Ipv6Prefix),
 	}
 }
 
@@ -127,7 +156,8 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 			return model.InterfaceStatus{Name: i.Name, Mode: i.Mode, Warning: i.Warning}
 		}),
 		VIPs: list(r.Vips, func(v *steelyardv1.VIPStatus) model.VIPStatus {
-			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Counters: decodeCounters(v.Counters)}
+			return model.VIPStatus{VIP: d.vip(v.Vip), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Dropped: list(v.Dropped, decodeReason),
+				Observed: list(v.Observed, decodeReason), Forgotten: v.Forgotten, Counters: decodeCounters(v.Counters)}
 		}),
 		Pools: list(r.Pools, func(p *steelyardv1.PoolStatus) model.PoolStatus {
 			return model.PoolStatus{
@@ -135,14 +165,13 @@ func decodeStatus(r *steelyardv1.StatusResponse) (model.Status, error) {
 				SlotsInFlux: p.SlotsInFlux, Backends: list(p.Backends, d.backendStatus),
 			}
 		}),
-		Reasons: list(r.Reasons, func(r *steelyardv1.Reason) model.Reason {
-			return model.Reason{Name: r.Name, Packets: r.Packets}
-		}),
+		Reasons: list(r.Reasons, decodeReason),
 		Maps: list(r.Maps, func(m *steelyardv1.MapUse) model.MapUse {
 			return model.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
-		Flows: decodeFlows(r.Flows),
-		NAT:   decodeNAT(r.Nat),
+		Flows:     decodeFlows(r.Flows),
+		Fragments: model.FragmentTable{Remembered: r.Fragments.GetRemembered(), Evicted: r.Fragments.GetEvicted()},
+		NAT:       decodeNAT(r.Nat),
 	}
 	return s, d.err
 }
@@ -160,6 +189,10 @@ func decodeNAT(n *steelyardv1.NATPorts) model.NATPorts {
 	return model.NATPorts{
 		Used: n.GetUsed(), Capacity: n.GetCapacity(), Opened: n.GetOpened(), Evicted: n.GetEvicted(), Exhausted: n.GetExhausted(),
 	}
+}
+
+func decodeReason(r *steelyardv1.Reason) model.Reason {
+	return model.Reason{Name: r.GetName(), Packets: r.GetPackets()}
 }
 
 func decodeCounters(c *steelyardv1.Counters) model.Counters {

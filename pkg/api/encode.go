@@ -28,7 +28,14 @@ func encodeState(s model.State, revision uint64) *steelyardv1.GetResponse {
 		Revision: revision,
 		Vips:     list(s.VIPs, encodeVIP),
 		Pools:    list(s.Pools, encodePool),
+
+		SourceLists: list(s.SourceLists, encodeSourceList),
+		Sources:     &steelyardv1.NodeSources{Deny: s.Sources.Deny, Allow: s.Sources.Allow, Bogus: s.Sources.Bogus},
 	}
+}
+
+func encodeSourceList(l model.SourceList) *steelyardv1.SourceList {
+	return &steelyardv1.SourceList{Name: l.Name, Digest: l.Digest.String(), Ipv4Prefixes: uint32(l.IPv4), Ipv6Prefixes: uint32(l.IPv6)}
 }
 
 func encodeVIP(v model.VIP) *steelyardv1.VIP {
@@ -40,6 +47,15 @@ func encodeVIP(v model.VIP) *steelyardv1.VIP {
 			Scope: v.Affinity.Scope.String(), Ipv4Prefix: uint32(v.Affinity.IPv4Prefix), Ipv6Prefix: uint32(v.Affinity.IPv6Prefix),
 		},
 		Fragments: v.Fragments.String(), Mss: uint32(v.MSS), Quic: v.QUIC,
+		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Limits: encodeLimits(v.Limits),
+	}
+}
+
+func encodeLimits(l model.Limits) *steelyardv1.Limits {
+	return &steelyardv1.Limits{
+		Connections: l.Connections.String(), Packets: l.Packets.String(),
+		SourceConnections: l.SourceConnections.String(), SourcePackets: l.SourcePackets.String(),
+		Ipv4Prefix: uint32(l.IPv4Prefix), Ipv6Prefix: uint32(l.IPv6Prefix),
 	}
 }
 
@@ -92,6 +108,7 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 		Vips: list(s.VIPs, func(v model.VIPStatus) *steelyardv1.VIPStatus {
 			return &steelyardv1.VIPStatus{
 				Vip: encodeVIP(v.VIP), Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, Counters: encodeCounters(v.Counters),
+				Dropped: list(v.Dropped, encodeReason), Observed: list(v.Observed, encodeReason), Forgotten: v.Forgotten,
 			}
 		}),
 		Pools: list(s.Pools, func(p model.PoolStatus) *steelyardv1.PoolStatus {
@@ -100,17 +117,20 @@ func encodeStatus(s model.Status) *steelyardv1.StatusResponse {
 				Backends: list(p.Backends, encodeBackendStatus),
 			}
 		}),
-		Reasons: list(s.Reasons, func(r model.Reason) *steelyardv1.Reason {
-			return &steelyardv1.Reason{Name: r.Name, Packets: r.Packets}
-		}),
+		Reasons: list(s.Reasons, encodeReason),
 		Maps: list(s.Maps, func(m model.MapUse) *steelyardv1.MapUse {
 			return &steelyardv1.MapUse{Name: m.Name, Used: m.Used, Capacity: m.Capacity, Bytes: m.Bytes}
 		}),
-		Flows: encodeFlows(s.Flows),
+		Flows:     encodeFlows(s.Flows),
+		Fragments: &steelyardv1.FragmentTable{Remembered: s.Fragments.Remembered, Evicted: s.Fragments.Evicted},
 		Nat: &steelyardv1.NATPorts{
 			Used: s.NAT.Used, Capacity: s.NAT.Capacity, Opened: s.NAT.Opened, Evicted: s.NAT.Evicted, Exhausted: s.NAT.Exhausted,
 		},
 	}
+}
+
+func encodeReason(r model.Reason) *steelyardv1.Reason {
+	return &steelyardv1.Reason{Name: r.Name, Packets: r.Packets}
 }
 
 func encodeFlows(f model.FlowTable) *steelyardv1.FlowTable {

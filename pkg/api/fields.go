@@ -88,6 +88,14 @@ func set[T any](dst, given *T) {
 	}
 }
 
+// setList stores the name of a source list, or that there is none.
+func setList(dst, given *string) {
+	set(dst, given)
+	if *dst == model.NoSourceList {
+		*dst = ""
+	}
+}
+
 func setDuration(dst *time.Duration, given *int64) {
 	if given != nil {
 		*dst = time.Duration(*given)
@@ -98,6 +106,8 @@ func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 	at := field(fmt.Sprintf("VIP %q", v.Name))
 	set(&v.Pool, fields.Pool)
 	set(&v.QUIC, fields.Quic)
+	setList(&v.Sources.Deny, fields.Deny)
+	setList(&v.Sources.Allow, fields.Allow)
 	setDuration(&v.IdleTimeout, fields.IdleTimeoutNanoseconds)
 	return errors.Join(
 		setEndpoints(at, v, fields),
@@ -109,6 +119,18 @@ func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 		narrow(at, "affinity_ipv6_prefix", &v.Affinity.IPv6Prefix, fields.AffinityIpv6Prefix, 1, 128),
 		word(at, "fragments", &v.Fragments, fields.Fragments, model.ParseFragmentPolicy),
 		narrow(at, "mss", &v.MSS, fields.Mss, model.MinMSS, model.MaxMSS),
+		setLimits(at, &v.Limits, fields),
+	)
+}
+
+func setLimits(at field, l *model.Limits, fields *steelyardv1.VIPFields) error {
+	return errors.Join(
+		word(at, "limit_connections", &l.Connections, fields.LimitConnections, model.ParseLimit),
+		word(at, "limit_packets", &l.Packets, fields.LimitPackets, model.ParseLimit),
+		word(at, "limit_source_connections", &l.SourceConnections, fields.LimitSourceConnections, model.ParseLimit),
+		word(at, "limit_source_packets", &l.SourcePackets, fields.LimitSourcePackets, model.ParseLimit),
+		narrow(at, "limit_ipv4_prefix", &l.IPv4Prefix, fields.LimitIpv4Prefix, 1, 32),
+		narrow(at, "limit_ipv6_prefix", &l.IPv6Prefix, fields.LimitIpv6Prefix, 1, 128),
 	)
 }
 

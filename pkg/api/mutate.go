@@ -37,6 +37,8 @@ type mutator struct {
 	now time.Time
 	// removedPools are names.
 	removedPools []string
+	// removedLists are names.
+	removedLists []string
 	// leaving are the backends that were removed, or will be once they are drained.
 	leaving []BackendName
 	// drained are those that were given a drain.
@@ -71,6 +73,13 @@ func (m *mutator) apply(mutation *steelyardv1.Mutation) error {
 		return m.setCheck(x.SetCheck.GetPool(), orEmpty(x.SetCheck.GetCheck()))
 	case *steelyardv1.Mutation_RemoveCheck:
 		return m.removeCheck(x.RemoveCheck.GetPool(), x.RemoveCheck.GetCheck().GetName())
+	case *steelyardv1.Mutation_SetSourceList:
+		return m.setSourceList(orEmpty(x.SetSourceList))
+	case *steelyardv1.Mutation_RemoveSourceList:
+		return m.removeSourceList(x.RemoveSourceList)
+	case *steelyardv1.Mutation_SetSources:
+		m.setSources(orEmpty(x.SetSources))
+		return nil
 	}
 	return &model.FieldError{Path: "mutations", Reason: "one of them is empty, or of a kind that this daemon does not know; is it older than the client?"}
 }
@@ -92,7 +101,7 @@ func (m *mutator) judge() error {
 				name, vipNames(users), users[0], users[0])}
 		}
 	}
-	if err := m.judgeLeaving(); err != nil {
+	if err := errors.Join(m.judgeLeaving(), m.judgeLists()); err != nil {
 		return err
 	}
 	for _, v := range m.VIPs {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"connectrpc.com/connect"
@@ -12,9 +13,9 @@ import (
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
-// maxRequest bounds a request, in bytes: a change of a pool as large as pools get
-// fits in it.
-const maxRequest = 8 << 20
+// maxRequest bounds a request, in bytes: a source list as large as lists get fits
+// in it.
+const maxRequest = 64 << 20
 
 // NewHandler returns the API over a controller and the path to serve it at, as
 // [http.ServeMux.Handle] takes them. The clock, [time.Now] but for tests, says from
@@ -31,6 +32,15 @@ type server struct {
 func (s *server) Get(context.Context, *steelyardv1.GetRequest) (*steelyardv1.GetResponse, error) {
 	state, revision := s.controller.Desired()
 	return encodeState(state, revision), nil
+}
+
+func (s *server) GetSourceList(_ context.Context, request *steelyardv1.GetSourceListRequest) (*steelyardv1.GetSourceListResponse, error) {
+	state, _ := s.controller.Desired()
+	l, err := state.SourceList(request.Name)
+	if err != nil {
+		return nil, encodeError(err)
+	}
+	return &steelyardv1.GetSourceListResponse{Prefixes: list(l.Prefixes, netip.Prefix.String)}, nil
 }
 
 func (s *server) Change(ctx context.Context, request *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error) {

@@ -23,6 +23,7 @@ const (
 
 // World is everything that a command touches.
 type World struct {
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	// Args are the arguments, without the program's name.
 	Args    []string
@@ -77,7 +78,7 @@ Exit codes:
   0  done
   1  failed
   2  wrong usage: an unknown command or flag, a missing argument
-  3  not found: no VIP, pool, backend or check of that name
+  3  not found: no VIP, pool, backend, check or source list of that name
   4  conflict: the name is taken, it is still in use, the desired state is no
      longer at the expected revision, or a daemon is still running
   5  an invalid value
@@ -97,6 +98,7 @@ are stable, times are RFC 3339, counters count since the data plane was loaded.`
 		return cmd.Help()
 	}
 	root.SetArgs(a.Args)
+	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(flagError)
@@ -104,7 +106,7 @@ are stable, times are RFC 3339, counters count since the data plane was loaded.`
 	flags.StringVar(&a.socket, "socket", "", fmt.Sprintf("unix `path` of the daemon's API (default $%s, or %s)", SocketVariable, DefaultSocket))
 	flags.StringVarP(&a.output, "output", "o", "table", "print as table, json or yaml")
 	completeFlag(root, "output", outputs()...)
-	root.AddCommand(newVIP(a), newPool(a), newBackend(a), newCheck(a), newStatus(a), newDaemon(a), newDetach(a), newVersion(a))
+	root.AddCommand(newVIP(a), newPool(a), newBackend(a), newCheck(a), newSourceList(a), newStatus(a), newDaemon(a), newDetach(a), newVersion(a))
 	return root
 }
 

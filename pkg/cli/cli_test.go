@@ -34,6 +34,7 @@ type bench struct {
 	detach  func(context.Context, cli.DetachOptions) error
 	// after is called instead of passing time.
 	after func(time.Duration)
+	stdin string
 }
 
 func newBench(t *testing.T) *bench {
@@ -51,7 +52,7 @@ func (b *bench) run(args ...string) (stdout, stderr string, exit int) {
 func (b *bench) runUntil(ctx context.Context, args ...string) (stdout, stderr string, exit int) {
 	var out, errs bytes.Buffer
 	exit = cli.Run(ctx, cli.World{
-		Stdout: &out, Stderr: &errs, Args: args, Version: "1.2.3",
+		Stdin: strings.NewReader(b.stdin), Stdout: &out, Stderr: &errs, Args: args, Version: "1.2.3",
 		Now: func() time.Time { return b.now },
 		After: func(d time.Duration) <-chan time.Time {
 			b.after(d)

@@ -32,6 +32,7 @@ func fluxed(t *testing.T) *bench {
 		resolvers.Backends[0].Flows, resolvers.Backends[0].KeepsFlows = 3, true
 		s.Flows = model.FlowTable{Live: 53, Capacity: 1 << 20, SlotsInFlux: 21845, Sweeps: 9, Entries: 1 << 20, Took: 1500 * time.Microsecond,
 			Remembered: 60, Evicted: 1, EvictedConnections: 2, Unremembered: 3}
+		s.Fragments = model.FragmentTable{Remembered: 700, Evicted: 8}
 	})
 	return b
 }

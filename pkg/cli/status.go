@@ -37,7 +37,8 @@ func (o *observed) viewStatus() statusView {
 			Remembered: s.Flows.Remembered, Evicted: s.Flows.Evicted,
 			EvictedConnections: s.Flows.EvictedConnections, Unremembered: s.Flows.Unremembered,
 		},
-		NATPorts: natPortsView(s.NAT),
+		NATPorts:      natPortsView(s.NAT),
+		FragmentTable: fragmentTableView(s.Fragments),
 	}
 	for _, r := range s.Reasons {
 		view.Reasons[r.Name] = r.Packets
@@ -61,6 +62,7 @@ func (a *app) printStatus(w io.Writer, o *observed) {
 	}
 	printFlux(w, &s.Flows)
 	printNAT(w, &s.NAT)
+	printFragments(w, s.Fragments)
 	fmt.Fprintln(w)
 	printInterfaces(w, s.Interfaces)
 	fmt.Fprintln(w)
@@ -95,6 +97,14 @@ func printNAT(w io.Writer, n *model.NATPorts) {
 	if n.Exhausted > 0 {
 		fmt.Fprintf(w, "ALARM: fullnat had no port for %s that would have begun connections; add addresses to nat.source_ipv4 or nat.source_ipv6 in the configuration\n",
 			plural(int(n.Exhausted), "packet"))
+	}
+}
+
+// printFragments says so if the fragment table was too small.
+func printFragments(w io.Writer, f model.FragmentTable) {
+	if f.Evicted > 0 {
+		fmt.Fprintf(w, "fragments: %d of %s gave way to others, and what was still to come of them is dropped; unless it is an attack, raise limits.fragments in the configuration\n",
+			f.Evicted, plural(int(f.Remembered), "packet"))
 	}
 }
 

@@ -51,12 +51,19 @@ type vipView struct {
 	// MSS is 0 where clients may ask for any.
 	MSS  uint16 `json:"mss"`
 	QUIC bool   `json:"quic"`
+	// Deny and Allow name source lists.
+	Deny  string `json:"deny,omitempty"`
+	Allow string `json:"allow,omitempty"`
 	// Available while a backend takes new flows.
 	Available bool `json:"available"`
 	// InFlux while flows may be on the pool that the VIP had before.
 	InFlux bool `json:"in_flux"`
 	// Flows that the flow table holds.
 	Flows uint64 `json:"flows"`
+	// Dropped are its packets that were screened or denied, by reason.
+	Dropped map[string]uint64 `json:"dropped,omitempty"`
+	// Limits are left out where there are none.
+	Limits *limitsView `json:"limits,omitempty"`
 	countersView
 }
 
@@ -158,10 +165,11 @@ type statusView struct {
 	VIPs       []vipView       `json:"vips"`
 	Pools      []poolView      `json:"pools"`
 	// Reasons counts every way out of the packet path.
-	Reasons   map[string]uint64 `json:"reasons"`
-	Maps      []mapView         `json:"maps"`
-	FlowTable flowTableView     `json:"flow_table"`
-	NATPorts  natPortsView      `json:"nat_ports"`
+	Reasons       map[string]uint64 `json:"reasons"`
+	Maps          []mapView         `json:"maps"`
+	FlowTable     flowTableView     `json:"flow_table"`
+	FragmentTable fragmentTableView `json:"fragment_table"`
+	NATPorts      natPortsView      `json:"nat_ports"`
 }
 
 // natPortsView is what connections of fullnat have of the ports that they come from.
@@ -193,6 +201,13 @@ type flowTableView struct {
 	// change: the table is too small.
 	EvictedConnections uint64 `json:"evicted_connections"`
 	Unremembered       uint64 `json:"unremembered"`
+}
+
+// fragmentTableView is what happened to it since it was made: packets in fragments,
+// and those that gave way while fragments of theirs might still come.
+type fragmentTableView struct {
+	Remembered uint64 `json:"remembered"`
+	Evicted    uint64 `json:"evicted"`
 }
 
 type interfaceView struct {
@@ -228,6 +243,17 @@ func views[From, To any](from []From, convert func(From) To) []To {
 	return to
 }
 
+// viewReasons are the reasons that packets have had.
+func viewReasons(reasons []model.Reason) map[string]uint64 {
+	view := map[string]uint64{}
+	for _, r := range reasons {
+		if r.Packets > 0 {
+			view[r.Name] = r.Packets
+		}
+	}
+	return view
+}
+
 func viewCounters(c model.Counters) countersView {
 	return countersView{Packets: c.Packets, Bytes: c.Bytes, Connections: c.Connections}
 }
@@ -241,6 +267,7 @@ func viewVIP(v model.VIPStatus) vipView {
 		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
 		Affinity:  affinityView{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
 		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
+		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Dropped: viewReasons(v.Dropped), Limits: viewLimits(&v),
 		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}
 	if len(view.Endpoints) > 0 {

@@ -25,6 +25,8 @@ type vipFlags struct {
 	affinity, fragments            string
 	ipv4Prefix, ipv6Prefix, mss    uint32
 	quic                           bool
+	sources                        sourceFlags
+	limits                         limitFlags
 }
 
 func (f *vipFlags) register(a *app, cmd *cobra.Command) {
@@ -51,10 +53,12 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 		completeFlag(cmd, free)
 	}
 	a.completeFlagFrom(cmd, "pool", completePools)
+	f.sources.register(a, cmd)
+	f.limits.register(cmd)
 }
 
 func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPFields {
-	return &steelyardv1.VIPFields{
+	fields := &steelyardv1.VIPFields{
 		Name:     name,
 		Protocol: given(cmd, "protocol", f.protocol),
 		Mode:     given(cmd, "mode", f.mode),
@@ -69,7 +73,12 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Fragments:          given(cmd, "fragments", f.fragments),
 		Mss:                given(cmd, "mss", f.mss),
 		Quic:               given(cmd, "quic", f.quic),
+
+		Deny:  given(cmd, "deny", f.sources.deny),
+		Allow: given(cmd, "allow", f.sources.allow),
 	}
+	f.limits.fill(cmd, fields)
+	return fields
 }
 
 func newVIPAdd(a *app) *cobra.Command {
@@ -281,6 +290,8 @@ func newVIPShow(a *app) *cobra.Command {
 			printVIPs(w, []model.VIPStatus{v})
 			fmt.Fprintln(w)
 			properties(w, vipProperties(&v.VIP)...)
+			printReasons(w, v.Dropped)
+			printObserved(w, &v)
 			fmt.Fprintln(w)
 			a.printBackends(w, *pool)
 		})
@@ -303,7 +314,13 @@ func vipProperties(v *model.VIP) []string {
 	default:
 		pairs = append(pairs, "MSS", "any")
 	}
-	return pairs
+	if v.Sources.Deny != "" {
+		pairs = append(pairs, "deny", v.Sources.Deny)
+	}
+	if v.Sources.Allow != "" {
+		pairs = append(pairs, "allow", v.Sources.Allow)
+	}
+	return append(pairs, limitProperties(v.Limits)...)
 }
 
 func affinity(a model.Affinity) string {

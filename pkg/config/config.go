@@ -30,6 +30,10 @@ const (
 	MaxFlows     = 1 << 28
 	MinFragments = 1024
 	MaxFragments = 1 << 24
+
+	MaxSourceLists = 4096
+	MinSources     = 1024
+	MaxSources     = 1 << 24
 )
 
 // Bounds of encapsulation.
@@ -87,9 +91,11 @@ type Config struct {
 	// ICMPRate is how many packet-too-big and time-exceeded messages each CPU sends
 	// per second at most, 0 to [MaxICMPRate].
 	ICMPRate uint32
-	Limits   Limits
-	API      API
-	Metrics  Metrics
+	// Screening drops packets for VIPs that no host sends.
+	Screening bool
+	Limits    Limits
+	API       API
+	Metrics   Metrics
 	// Store is the absolute path of the file that keeps desired state.
 	Store string
 	// PinPath is the absolute path of a directory in a bpffs, where programs and
@@ -140,6 +146,10 @@ type Limits struct {
 	// Fragments is how many packets in fragments are followed at the same time, a
 	// power of two.
 	Fragments uint32
+	// SourceLists that VIPs use.
+	SourceLists uint32
+	// Sources that limits follow at the same time, a power of two.
+	Sources uint32
 }
 
 // API is where the daemon serves its API.
@@ -168,7 +178,8 @@ func Default() Config {
 		Encapsulation: Encapsulation{GUEPort: 6080},
 		NAT:           NAT{Ports: model.PortRange{First: 1024, Last: math.MaxUint16}},
 		ICMPRate:      1000,
-		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14},
+		Screening:     true,
+		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14, SourceLists: 64, Sources: 1 << 16},
 		API:           API{Socket: "/run/steelyard/api.sock"},
 		Metrics:       Metrics{Listen: "127.0.0.1:9464"},
 		Store:         "/var/lib/steelyard/state.db",
@@ -244,6 +255,7 @@ func (r *reader) config(root node, c *Config) {
 			"ports":       r.text(setPorts(&c.NAT.Ports)),
 		}),
 		"icmp_rate": number(r, &c.ICMPRate, 0, MaxICMPRate),
+		"screening": r.truth(&c.Screening),
 		"limits": r.section(keys{
 			"vips":      number(r, &c.Limits.VIPs, 1, MaxVIPs),
 			"endpoints": number(r, &c.Limits.Endpoints, 1, MaxEndpoints),
@@ -252,6 +264,9 @@ func (r *reader) config(root node, c *Config) {
 			"slots":     number(r, &c.Limits.Slots, MinSlots, MaxSlots),
 			"flows":     powerOfTwo(r, &c.Limits.Flows, MinFlows, MaxFlows),
 			"fragments": powerOfTwo(r, &c.Limits.Fragments, MinFragments, MaxFragments),
+
+			"source_lists": number(r, &c.Limits.SourceLists, 1, MaxSourceLists),
+			"sources":      powerOfTwo(r, &c.Limits.Sources, MinSources, MaxSources),
 		}),
 		"api": r.section(keys{
 			"socket": r.text(setSocket(&c.API.Socket)),

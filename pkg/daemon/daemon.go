@@ -121,6 +121,7 @@ func planeOptions(c config.Config, seed [16]byte) dataplane.Options {
 		GUEPort:     c.Encapsulation.GUEPort,
 		GUEChecksum: c.Encapsulation.GUEChecksum,
 		ICMPRate:    c.ICMPRate,
+		Screening:   c.Screening,
 
 		NATSourceIPv4: c.NAT.SourceIPv4,
 		NATSourceIPv6: c.NAT.SourceIPv6,

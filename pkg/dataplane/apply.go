@@ -20,6 +20,8 @@ type applied struct {
 	places map[string]*place
 	// pools by name, as last written.
 	pools map[string]forwarding.Pool
+	// node are the sources that hold for all VIPs.
+	node model.NodeSources
 }
 
 // vip is a VIP with its numbers and what became of its former pool.
@@ -40,6 +42,7 @@ type vip struct {
 	since, moved flux.Tick
 	idle         flux.Tick
 	tracks       bool
+	guarded      bool
 }
 
 // idleOf is the age beyond which an entry of the VIP has expired.
@@ -59,7 +62,7 @@ func newApplied() applied {
 //
 // The order is such that no packet meets a number before what it stands for is
 // written: backend records, slots, pool records, then the VIP table in one
-// switch; only then are backends that are gone stripped. Numbers that are not used
+// switch, source lists and guards before it; only then are backends that are gone stripped. Numbers that are not used
 // any more are free once no slot and no flow names them, which a later [Plane.Sweep]
 // finds out.
 func (p *Plane) Apply(state forwarding.State) error {
@@ -68,6 +71,9 @@ func (p *Plane) Apply(state forwarding.State) error {
 		return err
 	}
 	if err := p.prepare(next, &state); err != nil {
+		return err
+	}
+	if err := p.fillSourceLists(next.lists); err != nil {
 		return err
 	}
 	if p.renumbers(next) {
@@ -83,9 +89,13 @@ func (p *Plane) Apply(state forwarding.State) error {
 	if err := p.addServerIDs(next); err != nil {
 		return err
 	}
+	p.writeGuards(next)
 	err = p.writeVIPs(next.directory, next.table)
 	p.retire(next)
 	if err != nil {
+		return err
+	}
+	if err := p.dropGuards(next.lists); err != nil {
 		return err
 	}
 	p.stripBackends()
@@ -110,6 +120,7 @@ type planned struct {
 	owners    map[*place]map[model.BackendID]uint32
 	directory *directory
 	table     *vipTable
+	lists     map[string]*model.SourceList
 }
 
 func (p *Plane) plan(state *forwarding.State) (*planned, error) {
@@ -131,6 +142,11 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 	if err := countEndpoints(state.VIPs, p.limits.Endpoints); err != nil {
 		return nil, err
 	}
+	var err error
+	if next.lists, err = p.wantedLists(state); err != nil {
+		return nil, err
+	}
+	next.node = state.Sources
 	for _, v := range state.VIPs {
 		planned, err := p.planVIP(next, v)
 		if err != nil {
@@ -142,14 +158,13 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 	if err := p.countServerIDs(next); err != nil {
 		return nil, err
 	}
-	next.directory = buildDirectory(next.vips, next.ownersOf)
+	next.directory = buildDirectory(next.vips, next.node, otherGuard(p.limits), next.ownersOf)
 	if err := countReplies(next.directory, state.VIPs, p.limits.Endpoints); err != nil {
 		return nil, err
 	}
 	if next.directory.equal(p.directory) {
 		return next, nil
 	}
-	var err error
 	next.table, err = buildVIPTable(next.directory.entries, vipBuckets(p.limits), p.random)
 	return next, err
 }
@@ -166,10 +181,11 @@ func (next *planned) ownersOf(at *place) map[model.BackendID]uint32 {
 // keeps its prior place through any number of changes, until it settles.
 func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 	planned := &vip{
-		VIP:    v,
-		place:  next.places[v.Pool],
-		idle:   idleTicks(v.IdleTimeout),
-		tracks: v.Tracking == model.TrackingAlways,
+		VIP:     v,
+		place:   next.places[v.Pool],
+		idle:    idleTicks(v.IdleTimeout),
+		tracks:  v.Tracking == model.TrackingAlways,
+		guarded: guarded(v.Sources, next.node) || v.Limits.Any(),
 	}
 	before := p.applied.vips[v.Name]
 	if before == nil {
@@ -180,7 +196,9 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
 	planned.prior, planned.priorAffinity, planned.visited = before.prior, before.priorAffinity, before.visited
 	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
-	if v.Tracking == model.TrackingNone || v.Mode == model.ModeFullNAT {
+	// What began is remembered with its backend; only connection IDs may name one that the
+	// VIP has left, in packets from where their client has moved to.
+	if v.Tracking == model.TrackingNone || v.Mode == model.ModeFullNAT && !v.QUIC {
 		planned.prior, planned.visited = nil, nil
 		return planned, nil
 	}
@@ -345,7 +363,7 @@ func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 
 // rewriteVIPs gives packets the VIPs as they are now.
 func (p *Plane) rewriteVIPs() error {
-	listed := buildDirectory(p.applied.vips, (*place).backendNumbers)
+	listed := buildDirectory(p.applied.vips, p.applied.node, otherGuard(p.limits), (*place).backendNumbers)
 	table, err := buildVIPTable(listed.entries, vipBuckets(p.limits), p.random)
 	if err != nil {
 		return err
@@ -384,13 +402,13 @@ func (p *Plane) writeVIPs(s *directory, t *vipTable) error {
 	copy(p.endpoints.elements[half.endpoints:], s.endpoints)
 	table := &control.VipTable[next]
 	table.Multiplier, table.Base, table.Shift = t.multiplier, base, t.shift
-	table.Wide, table.Replies = truth(t.wide), truth(t.replies)
+	table.Wide, table.Replies, table.Guarded = uint32(truth(t.wide)), truth(t.replies), truth(t.guarded)
 	atomic.StoreUint32(&control.CurrentVipTable, next)
 	p.directory = s
 	return nil
 }
 
-func truth(b bool) uint32 {
+func truth(b bool) uint16 {
 	if b {
 		return 1
 	}

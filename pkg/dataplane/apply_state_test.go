@@ -370,7 +370,7 @@ func TestBackendRecord(t *testing.T) {
 			t.Errorf("%s: %+v", name, b)
 		}
 	}
-	if b := backendRecord(four, nil, natSources{}); b != (lbBackend{}) {
+	if b := backendRecord(four, nil, natSources{}); b != (lbBackend{OuterIpv4: 1, OuterDestination: address(four.Address)}) {
 		t.Errorf("without a path: %+v", b)
 	}
 }

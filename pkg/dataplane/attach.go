@@ -32,6 +32,11 @@ func (p *Plane) Attach(mode model.XDPMode, interfaces ...string) error {
 		if err := p.pin.promote(); err != nil {
 			return err
 		}
+		// What has come since the maps were filled, so that little is left for the moment
+		// when the program has been replaced.
+		if err := p.carryConnections(); err != nil {
+			return err
+		}
 	}
 	before := len(p.attached)
 	for _, name := range interfaces {

@@ -28,7 +28,7 @@ func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Add
 		if resolved, ok := paths[b.ID.Address]; ok {
 			path = &resolved
 		}
-		record := backendRecord(b.ID, path, p.sources)
+		record := backendRecord(b.ID, path, p.natSources)
 		record.Able = able(b)
 		p.backends.store(at.base()+owner, record)
 	}
@@ -83,7 +83,12 @@ func able(b forwarding.Backend) uint8 {
 // backendRecord resolves a backend for the packet path; without a path it is unresolved.
 func backendRecord(id model.BackendID, path *forwarding.Path, sources natSources) lbBackend {
 	if path == nil {
-		return lbBackend{}
+		// Packets from it are known by its address.
+		b := lbBackend{Port: bits.ReverseBytes16(id.Port), OuterDestination: address(id.Address)}
+		if id.Address.Is4() {
+			b.OuterIpv4 = 1
+		}
+		return b
 	}
 	b := lbBackend{
 		Ifindex: uint32(path.Link),

@@ -99,6 +99,19 @@ func (p packet) l4() int {
 	return p.l3() + headerIPv6 + len(p.chain(0))
 }
 
+// fragmentID is the ID of the packet that this is a fragment of, if it is.
+func (p packet) fragmentID() (id uint32, ok bool) {
+	if !p.ipv6() {
+		return uint32(p.id), p.fragment&0x3fff != 0
+	}
+	for _, e := range p.extensions {
+		if e.kind == numberFragment && binary.BigEndian.Uint16(e.body[2:]) != 0 {
+			return binary.BigEndian.Uint32(e.body[4:]), true
+		}
+	}
+	return 0, false
+}
+
 // ip is the IP packet without what surrounds it.
 func (p packet) ip() []byte {
 	body := p.payload.bytes(p.source, p.destination)

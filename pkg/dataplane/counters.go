@@ -18,8 +18,16 @@ type BackendKey struct {
 type Counters struct {
 	VIPs     map[string]model.Counters
 	Backends map[BackendKey]model.Counters
+	// Dropped are the packets of each VIP that its guard dropped, by the reasons that it
+	// may have, in the order of Reasons.
+	Dropped map[string][]model.Reason
+	// Observed are what limits that only observe would have dropped, by the reason that
+	// it would have had; Forgotten counts sources that there was no room for.
+	Observed  map[string][]model.Reason
+	Forgotten map[string]uint64
 	// Reasons are in the order in which the program declares them.
-	Reasons []model.Reason
+	Reasons   []model.Reason
+	Fragments model.FragmentTable
 }
 
 // Counters reads everything that is counted.
@@ -28,6 +36,8 @@ func (p *Plane) Counters() (Counters, error) {
 		VIPs:     make(map[string]model.Counters, len(p.applied.vips)),
 		Backends: map[BackendKey]model.Counters{},
 		Reasons:  make([]model.Reason, len(p.reasons)),
+		Dropped:  make(map[string][]model.Reason, len(p.applied.vips)),
+		Observed: make(map[string][]model.Reason, len(p.applied.vips)), Forgotten: make(map[string]uint64, len(p.applied.vips)),
 	}
 	for name, v := range p.applied.vips {
 		sum, err := readCounters(p.maps.VipCounters, v.id)
@@ -35,6 +45,13 @@ func (p *Plane) Counters() (Counters, error) {
 			return Counters{}, fmt.Errorf("counters of VIP %q: %w", name, err)
 		}
 		c.VIPs[name] = sum
+		guard, err := p.readGuardCounters(v.id)
+		if err != nil {
+			return Counters{}, fmt.Errorf("guard of VIP %q: %w", name, err)
+		}
+		c.Dropped[name] = p.guardReasons(lbReasonDROP_TCP_FLAGS, guard.Dropped[:])
+		c.Observed[name] = p.guardReasons(lbReasonDROP_LIMIT_SOURCE_PACKETS, guard.Observed[:])
+		c.Forgotten[name] = guard.Forgotten
 	}
 	for name, at := range p.applied.places {
 		for id, owner := range at.owners {
@@ -55,7 +72,11 @@ func (p *Plane) Counters() (Counters, error) {
 			c.Reasons[i].Packets += n
 		}
 	}
-	return c, nil
+	events, err := p.flowEvents()
+	c.Fragments = model.FragmentTable{
+		Remembered: events[lbFlowEventFRAGMENT_REMEMBERED], Evicted: events[lbFlowEventFRAGMENT_EVICTED],
+	}
+	return c, err
 }
 
 func readCounters(m *ebpf.Map, index uint32) (model.Counters, error) {

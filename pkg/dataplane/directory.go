@@ -58,11 +58,13 @@ type wideClaim struct {
 
 // buildDirectory lays VIPs out for packets: a key for each port, one for all ranges
 // of an address and protocol, one for each address, and one for fragments where a
-// VIP takes them; and of nat VIPs, the keys of their backends' answers. Owners are the
+// VIP takes them; and of nat VIPs, the keys of their backends' answers. node are the
+// sources that hold for all, other the guard of addresses whose VIPs differ, owners the
 // backends of a place.
-func buildDirectory(vips map[string]*vip, owners func(*place) map[model.BackendID]uint32) *directory {
+func buildDirectory(vips map[string]*vip, node model.NodeSources, other uint32, owners func(*place) map[model.BackendID]uint32) *directory {
 	s := &directory{terms: map[uint32]lbVipTerms{}}
 	addresses := map[netip.Addr]bool{}
+	guards := addressGuards(vips)
 	wide := map[wideKey][]wideClaim{}
 	hashed := map[wideKey]bool{}
 	var translating []*vip
@@ -84,7 +86,7 @@ func buildDirectory(vips map[string]*vip, owners func(*place) map[model.BackendI
 			}
 			if !addresses[e.Address] {
 				addresses[e.Address] = true
-				s.add(e.Address, endpointAddress, lbVipEntry{})
+				s.add(e.Address, endpointAddress, guards[e.Address].entry(node, other))
 			}
 			if v.Fragments == model.FragmentsHash && !hashed[key] {
 				hashed[key] = true
@@ -172,6 +174,7 @@ func (v *vip) entry() lbVipEntry {
 	flag(v.MSS != 0, lbVipFlagVIP_CLAMPS_MSS)
 	flag(v.QUIC, lbVipFlagVIP_QUIC)
 	flag(v.Fragments == model.FragmentsHash, lbVipFlagVIP_HASHES_FRAGMENTS)
+	flag(v.guarded, lbVipFlagVIP_GUARDED)
 	return e
 }
 

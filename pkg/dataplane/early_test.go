@@ -125,6 +125,12 @@ func TestFloodOfFragments(t *testing.T) {
 	if c.counted(lbFlowEventFRAGMENT_REMEMBERED) < 3000 || c.counted(lbFlowEventFRAGMENT_EVICTED) < 3000 {
 		t.Errorf("%d fragments remembered, %d evicted", c.counted(lbFlowEventFRAGMENT_REMEMBERED), c.counted(lbFlowEventFRAGMENT_EVICTED))
 	}
+	counters, err := c.Counters()
+	c.must("counters", err)
+	want := model.FragmentTable{Remembered: c.counted(lbFlowEventFRAGMENT_REMEMBERED), Evicted: c.counted(lbFlowEventFRAGMENT_EVICTED)}
+	if counters.Fragments != want {
+		t.Errorf("shown are %+v, want %+v", counters.Fragments, want)
+	}
 	if got := c.counted(lbFlowEventFLOW_REMEMBERED); got != before || !slices.Equal(flows, c.flows.elements) {
 		t.Errorf("the flow table has changed: %d flows remembered, before %d", got, before)
 	}

@@ -156,6 +156,7 @@ func swaps(_ *race, b *lbFlowBucket) {
 // TestNoTornRead: key and state that were not written together are never taken
 // together, not even from writers that break the protocol.
 func TestNoTornRead(t *testing.T) {
+	t.Parallel()
 	for name, meddler := range map[string]func(*race, *lbFlowBucket){
 		"sweep": drops, "writer": rewrites, "key before state": keysFirst, "states under unchanged keys": swaps,
 	} {

@@ -232,6 +232,7 @@ func (w *twin) disagreements(rules flowRules, cases int) int {
 
 // TestFlowTwins: bpf/flow.h and pkg/flux are one rule.
 func TestFlowTwins(t *testing.T) {
+	t.Parallel()
 	for _, tracking := range []model.Tracking{model.TrackingFlux, model.TrackingAlways} {
 		for _, protocol := range []model.Protocol{model.TCP, model.UDP} {
 			w := newTwin(t, tracking, protocol, 7)
@@ -244,6 +245,7 @@ func TestFlowTwins(t *testing.T) {
 
 // The controls: rules that differ a little.
 func TestFlowTwinsDisagree(t *testing.T) {
+	t.Parallel()
 	for name, rules := range map[string]flowRules{
 		"openers follow draining backends": {func(c flux.Choice, e *flux.Entry, p flux.Packet, now flux.Tick, able func(uint32) flux.Ability) (uint32, flux.Entry) {
 			return flux.Route(c, e, p, now, func(b uint32) flux.Ability {

@@ -90,17 +90,25 @@ type FlowEvents struct {
 	Exhausted uint64
 }
 
-// FlowEvents reads the counts.
-func (p *Plane) FlowEvents() (FlowEvents, error) {
-	var sums [lbFlowEventFLOW_EVENTS]uint64
+// flowEvents reads the counts of the flow table and of that of fragments.
+func (p *Plane) flowEvents() (sums [lbFlowEventFLOW_EVENTS]uint64, err error) {
 	for i := range sums {
 		var perCPU []uint64
 		if err := p.maps.FlowEvents.Lookup(uint32(i), &perCPU); err != nil {
-			return FlowEvents{}, fmt.Errorf("flow events: %w", err)
+			return sums, fmt.Errorf("flow events: %w", err)
 		}
 		for _, n := range perCPU {
 			sums[i] += n
 		}
+	}
+	return sums, nil
+}
+
+// FlowEvents reads the counts.
+func (p *Plane) FlowEvents() (FlowEvents, error) {
+	sums, err := p.flowEvents()
+	if err != nil {
+		return FlowEvents{}, err
 	}
 	return FlowEvents{
 		Remembered:         sums[lbFlowEventFLOW_REMEMBERED],

@@ -22,6 +22,8 @@ type fluxRig struct {
 	state   forwarding.State
 	health  map[netip.Addr]model.Health
 	now     flux.Tick
+	// ipv6 is the family of VIP and clients; backends are of IPv4 in either case.
+	ipv6 bool
 }
 
 func newFluxRig(t *testing.T, tracking model.Tracking, protocol model.Protocol) *fluxRig {
@@ -44,6 +46,12 @@ func newFluxRig(t *testing.T, tracking model.Tracking, protocol model.Protocol) 
 		},
 	}
 	return r
+}
+
+// take has the VIP be of a family and a mode.
+func (r *fluxRig) take(f family, mode model.Mode) {
+	r.ipv6 = f.ipv6
+	r.desired.VIPs[0].Endpoints, r.desired.VIPs[0].Mode = listen(f.vip, 80), mode
 }
 
 func (r *fluxRig) add(pool, n int) {
@@ -115,6 +123,13 @@ func (r *fluxRig) send(flow uint32, flags byte) int {
 func (r *fluxRig) frame(flow uint32, flags byte) []byte {
 	if flags == icmpError {
 		return aboutFrame(r.frame(flow, ack))
+	}
+	if r.ipv6 {
+		p := r.flowOf(flow)
+		segment := p.payload.(tcp)
+		segment.flags = flags
+		p.payload = segment
+		return p.bytes()
 	}
 	f := make([]byte, 64)
 	f[12], f[13] = 8, 0
@@ -281,6 +296,7 @@ func churned(t *testing.T, tracking model.Tracking, churn func(*fluxRig)) (*flux
 }
 
 func TestFlowsSurvive(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		t.Run(name, func(t *testing.T) {
 			if _, broken := churned(t, model.TrackingFlux, churn); broken > 0 {
@@ -297,6 +313,7 @@ func TestFlowsSurvive(t *testing.T) {
 
 // The control: without tracking the same changes break flows.
 func TestFlowsBreakWithoutTracking(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		if name == "drain and back" || name == "there and back" {
 			continue
@@ -310,6 +327,7 @@ func TestFlowsBreakWithoutTracking(t *testing.T) {
 }
 
 func TestEverythingSettles(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		t.Run(name, func(t *testing.T) {
 			r, _ := churned(t, model.TrackingFlux, churn)

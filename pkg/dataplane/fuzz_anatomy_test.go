@@ -61,9 +61,9 @@ type anatomy struct {
 	// protocol is that of the transport.
 	protocol uint8
 	part     part
-	// fragmentAt is the offset of the fragment header of IPv6, or 0.
-	fragmentAt int
-	flaws      flaw
+	// fragmentAt is the offset of the last fragment header of IPv6, or 0.
+	fragmentAt, fragmentHeaders int
+	flaws                       flaw
 }
 
 // dissect reads a frame of which the first near bytes are in the first buffer.
@@ -181,6 +181,7 @@ func (a *anatomy) readChain() {
 		case a.protocol == numberFragment:
 			bits := binary.BigEndian.Uint16(a.frame[a.l4+2:])
 			a.fragmentAt = a.l4
+			a.fragmentHeaders++
 			a.setPart(bits&^7 != 0, bits&1 != 0)
 		}
 		a.protocol = a.frame[a.l4]
@@ -311,7 +312,7 @@ func (a *anatomy) quoted() (Flow, bool) {
 		q.setPart(binary.BigEndian.Uint16(h[6:])&0x1fff != 0, false)
 	}
 	version := map[bool]byte{false: 4, true: 6}[a.ipv6]
-	if h[0]>>4 != version || header < headerIPv4 || q.flaws != 0 || q.part == laterFragment || !q.reaches(q.l4+4) {
+	if h[0]>>4 != version || header < headerIPv4 || q.flaws != 0 || q.part == laterFragment || !q.reaches(q.l4+4) || q.l4+4 > a.end {
 		return Flow{}, false
 	}
 	f := q.flow()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 )
 
@@ -52,15 +53,19 @@ const (
 
 // answerable: an ICMP error about it may be sent (RFC 1122, section 3.2.2; RFC 4443, 2.4e).
 func answerable(e *encounter) bool {
-	if e.isError() || e.part == laterFragment {
+	if e.isError() || e.part == laterFragment || toGroup(e) {
 		return false
 	}
-	source := e.source
+	return ofHost(e.source)
+}
+
+// ofHost reports whether an address may be that of one host.
+func ofHost(source netip.Addr) bool {
 	if source.Is4() {
 		first := source.As4()[0]
 		return first != 0 && first != 127 && first < 224
 	}
-	return !source.IsUnspecified() && !source.IsLoopback() && !source.IsMulticast()
+	return !source.IsUnspecified() && !source.IsLoopback() && !source.IsMulticast() && !source.Is4In6()
 }
 
 // unanswered: no answer is due, or there may have been too many of them.

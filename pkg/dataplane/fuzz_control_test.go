@@ -14,6 +14,7 @@ import (
 // TestFuzzNoticesDamage is the negative control of the fuzzer: maps that say
 // something else than the balancer was told must not pass.
 func TestFuzzNoticesDamage(t *testing.T) {
+	t.Parallel()
 	l := newFuzzLab(t, fuzzOptions()[1])
 	for name, damage := range map[string]func() error{
 		"checksum outside":         l.eachBackend(func(b *lbBackend) { b.OuterChecksum ^= 1 }),

@@ -90,6 +90,9 @@ func fuzzState(services []service, options Options, after bool) forwarding.State
 	}
 	slices.SortFunc(state.VIPs, func(a, b model.VIP) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(state.Pools, func(a, b forwarding.Pool) int { return strings.Compare(a.Name, b.Name) })
+	if !options.Screening {
+		addFuzzGuards(&state)
+	}
 	return state
 }
 
@@ -206,11 +209,12 @@ const unlimited = 1_000_000_000
 // nothing does it, and with all that it may be told.
 func fuzzOptions() []Options {
 	return []Options{
-		{Seed: testSeed(), ICMPRate: 1000},
+		{Seed: testSeed(), ICMPRate: 1000, Screening: true},
 		{
-			Seed: testSeed(), ICMPRate: unlimited, GUEPort: 7000, GUEChecksum: true,
+			Seed: testSeed(), Screening: true, ICMPRate: unlimited, GUEPort: 7000, GUEChecksum: true,
 			SourceIPv4: netip.MustParsePrefix("10.9.0.0/18"), SourceIPv6: netip.MustParsePrefix("2001:db8:9::/64"),
 		},
+		testOptions(), // without screening, but with source lists
 	}
 }
 
@@ -221,7 +225,7 @@ func newFuzzLab(t testing.TB, options Options) *fuzzLab {
 	l.services = services(out)
 	var err error
 	// Few flows and fragments, so that they give way.
-	limits := Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 2048, Slots: 1 << 16, Flows: 4096, Fragments: 256}
+	limits := Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 2048, Slots: 1 << 16, Flows: 4096, Fragments: 256, SourceLists: 2}
 	if l.Plane, err = Load(limits, options); err != nil {
 		t.Fatal(err)
 	}

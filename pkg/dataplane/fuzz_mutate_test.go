@@ -140,7 +140,7 @@ type mutation func(*mutator, []byte, anatomy) []byte
 // anywhere are mutations that need no header, inPacket those that need one of IP,
 // inTransport those that need that of a transport.
 func anywhere() []mutation {
-	return []mutation{flipBit, setByte, cutFrame, padFrame, splice, pushTag, popTag}
+	return []mutation{flipBit, setByte, cutFrame, padFrame, splice, pushTag, popTag, sendToGroup}
 }
 func inPacket() []mutation {
 	return []mutation{
@@ -211,6 +211,11 @@ func padFrame(m *mutator, b []byte, _ anatomy) []byte { return append(b, text(1+
 func splice(m *mutator, b []byte, _ anatomy) []byte {
 	other := pick(m, m.seeds).frame
 	return slices.Concat(b[:m.boundary(b)], other[m.boundary(other):])
+}
+
+func sendToGroup(_ *mutator, b []byte, _ anatomy) []byte {
+	b[0] |= 1
+	return b
 }
 
 func pushTag(m *mutator, b []byte, _ anatomy) []byte {

@@ -313,12 +313,13 @@ func (o *oracle) judge(t trial, out outcome) (judgement, error) {
 		return j, fmt.Errorf("%s: the fuzzer has no rule for this reason: add one", j.reason)
 	}
 	e := o.meet(t)
-	if !rule.when(&e) {
+	if !rule.when(&e) || e.slipsThrough(j.reason) || e.intrudes(j.reason) {
 		return j, fmt.Errorf("%s, for no reason: %s", j.reason, e.describe())
 	}
 	if e.served() && j.reason != "drop_fragment_early" && j.reason != "pass_not_vip" {
 		j.vips, j.one = e.vips, model.Counters{Packets: 1, Bytes: uint64(e.length())}
-		if e.opens() {
+		// What is dropped before is not looked into.
+		if e.opens() && (e.isSYN() || e.screened() != j.reason && e.refusal(e.vips[0]) != j.reason) {
 			j.one.Connections = 1
 		}
 	}

@@ -46,6 +46,21 @@ func (e *encounter) sumsRight() bool {
 		onesSum(pseudoHeader(e.source, e.destination, e.protocol, len(body)), body) == math.MaxUint16
 }
 
+// shown is the hash that shows outside, if certain: fragments of one packet look alike.
+func (e *encounter) shown() (hash uint64, certain bool) {
+	switch {
+	case e.part == whole || e.about:
+		return e.hash, e.certain
+	case e.fragmentHeaders > 1:
+		return 0, false
+	}
+	id := uint32(binary.BigEndian.Uint16(e.frame()[e.l3+4:]))
+	if e.ipv6 {
+		id = binary.BigEndian.Uint32(e.frame()[e.fragmentAt+4:])
+	}
+	return fragmentHash(e.source, e.destination, e.protocol, id), true
+}
+
 // outerSource is the address that an outer header says it is from, if it may.
 func (e *encounter) outerSource(c candidate, outer []byte) (netip.Addr, error) {
 	at, spread := 12, e.options.SourceIPv4
@@ -55,8 +70,9 @@ func (e *encounter) outerSource(c candidate, outer []byte) (netip.Addr, error) {
 	source, _ := netip.AddrFromSlice(outer[at : at+len(c.path.Outer.AsSlice())])
 	want := c.path.Outer
 	if spread.IsValid() {
-		want = spreadSource(want, e.options, e.hash)
-		if !e.certain && spread.Contains(source) {
+		hash, certain := e.shown()
+		want = spreadSource(want, e.options, hash)
+		if !certain && spread.Contains(source) {
 			want = source
 		}
 	}
@@ -80,8 +96,8 @@ func (e *encounter) outerIP(c candidate, source netip.Addr, protocol uint8, leng
 func (e *encounter) gueHeader(c candidate, source netip.Addr, outer []byte, protocol uint8, inner []byte) []byte {
 	at := len(outer) - headerGUE
 	port := 0xc000 | binary.BigEndian.Uint16(outer[at:])
-	if e.certain {
-		port = 0xc000 | uint16(e.hash&0x3fff)
+	if hash, certain := e.shown(); certain {
+		port = 0xc000 | uint16(hash&0x3fff)
 	}
 	to := e.options.GUEPort
 	if to == 0 {

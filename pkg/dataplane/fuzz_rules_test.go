@@ -32,6 +32,11 @@ func rules() map[string]rule {
 		"tx_ttl_exceeded":        {both(maybe("drop_ttl_exceeded"), answerable), ttlExceededFrame},
 		"drop_truncated":         {spoiltBy(truncated), nil},
 		"drop_malformed":         {spoiltBy(contradicts), nil},
+		"drop_tcp_flags":         {screenedFor("drop_tcp_flags"), nil},
+		"drop_land":              {screenedFor("drop_land"), nil},
+		"drop_bogus_source":      {screenedFor("drop_bogus_source"), nil},
+		"drop_denied":            {refused("drop_denied"), nil},
+		"drop_not_allowed":       {refused("drop_not_allowed"), nil},
 		"drop_extension_headers": {spoiltBy(overlong), nil},
 		"drop_fragment_early":    {early, nil},
 		"drop_icmp_error":        {func(e *encounter) bool { return e.ours && e.isError() && !e.about }, nil},
@@ -59,7 +64,7 @@ func notServed(e *encounter) bool {
 	if e.flaws == 0 && e.part == laterFragment {
 		return true // the first one may have been for another port; what follows a served one is pursued
 	}
-	known := e.flaws != 0 || e.served() || e.isEchoRequest() || e.isError() && !e.about && !e.quotesOther()
+	known := e.flaws != 0 || e.served() || e.isEchoRequest() && !toGroup(e) || e.isError() && !e.about && !e.quotesOther()
 	return !e.ours || !known
 }
 
@@ -68,15 +73,45 @@ func early(e *encounter) bool {
 	return e.ours && e.flaws == 0 && e.part == laterFragment && e.mayBeFlow() && e.hashesFragments(e.protocol) == nil
 }
 
+// screened is why a packet is dropped although there is nothing wrong with its form,
+// or empty.
+func (e *encounter) screened() string {
+	switch {
+	case !e.options.Screening || e.flaws != 0 || !e.served() && !(e.ours && e.isEchoRequest()):
+		return ""
+	case e.source == e.destination:
+		return "drop_land"
+	case !ofHost(e.source):
+		return "drop_bogus_source"
+	case e.protocol == numberTCP && e.part != laterFragment && !validCombination(e.segment().flags):
+		return "drop_tcp_flags"
+	}
+	return ""
+}
+
+func screenedFor(reason string) func(*encounter) bool {
+	return func(e *encounter) bool { return e.screened() == reason }
+}
+
+// slipsThrough: a packet to be screened ends otherwise, and is no fragment that may have
+// no VIP yet.
+func (e *encounter) slipsThrough(reason string) bool {
+	s := e.screened()
+	return s != "" && s != reason && (e.part != laterFragment || reason != "drop_fragment_early" && reason != "pass_not_vip")
+}
+
 func spoiltBy(f flaw) func(*encounter) bool {
 	return func(e *encounter) bool { return e.ours && e.flaws&f != 0 }
 }
 
-func echoed(e *encounter) bool { return e.ours && e.isEchoRequest() }
+// toGroup: no answer is due to a frame to several hosts (RFC 1122, section 3.2.2).
+func toGroup(e *encounter) bool { return e.frame()[0]&1 != 0 }
+
+func echoed(e *encounter) bool { return e.ours && e.isEchoRequest() && !toGroup(e) }
 
 func resets(e *encounter) bool {
 	return e.served() && len(e.candidates) == 0 && e.pools[e.vips[0].Pool].Reset && e.part == whole && !e.about &&
-		e.protocol == numberTCP && e.segment().flags&flagRST == 0
+		e.protocol == numberTCP && e.segment().flags&flagRST == 0 && !toGroup(e)
 }
 
 // maybe: a backend that the packet may go to has it end for that reason.

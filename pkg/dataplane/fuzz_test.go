@@ -28,6 +28,7 @@ const fuzzChunk = 2000
 // TestFuzz sends random and mutated packets through the program and holds what
 // comes out against an oracle. make fuzz does it with many.
 func TestFuzz(t *testing.T) {
+	t.Parallel()
 	seed, runs := fromEnvironment(t, fuzzSeedVariable, defaultFuzzSeed), fromEnvironment(t, fuzzRunsVariable, defaultFuzzRuns)
 	first, labs := uint64(0), uint64(len(fuzzOptions()))
 	if os.Getenv(fuzzCaseVariable) != "" {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,17 +17,30 @@ import (
 
 // flowOf is a packet of a flow of [fluxRig.frame].
 func (r *fluxRig) flowOf(flow uint32) packet {
-	p := ipv4().packet(tcp{from: uint16(10000 + flow&0xfff), to: 80, flags: flagACK})
+	p := r.family().packet(tcp{from: uint16(10000 + flow&0xfff), to: 80, flags: flagACK})
 	source := 0xc6336400 + flow>>12
+	if r.ipv6 {
+		b := p.source.As16()
+		binary.BigEndian.PutUint32(b[12:], source)
+		p.source = netip.AddrFrom16(b)
+		return p
+	}
 	p.source = netip.AddrFrom4([4]byte{byte(source >> 24), byte(source >> 16), byte(source >> 8), byte(source)})
 	return p
+}
+
+func (r *fluxRig) family() family {
+	if r.ipv6 {
+		return ipv6()
+	}
+	return ipv4()
 }
 
 // error sends an ICMP error about a flow and returns where it goes, as send does.
 func (r *fluxRig) error(flow uint32) int {
 	r.Helper()
-	f := ipv4()
-	verdict, out, err := send(r.plane, f.reports(f.anyError(), answeredBy(r.flowOf(flow)), 28).bytes())
+	f, about := r.family(), answeredBy(r.flowOf(flow))
+	verdict, out, err := send(r.plane, f.reports(f.anyError(), about, len(about.ip())-600-headerTCP+8).bytes())
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -68,46 +82,62 @@ func (r *fluxRig) astray(at map[uint32]int) int {
 // TestErrorsInFlux: an error about a flow reaches the backend that the flow is on,
 // through every change, before and after the flow table knows it, and leaves no trace.
 func TestErrorsInFlux(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		for _, tracking := range []model.Tracking{model.TrackingFlux, model.TrackingAlways} {
 			if tracking == model.TrackingAlways && name != "affinity" && name != "another pool" {
 				continue // no less is known then
 			}
-			t.Run(name+", "+tracking.String(), func(t *testing.T) {
-				r := newFluxRig(t, tracking, model.TCP)
-				for n := 1; n < 4; n++ {
-					r.add(0, n)
+			for _, f := range families() {
+				for _, mode := range []model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE} {
+					t.Run(fmt.Sprintf("%s, %s, %s, %s", name, tracking, f.name, mode), func(t *testing.T) {
+						r := newFluxRig(t, tracking, model.TCP)
+						r.take(f, mode)
+						r.errorsInFlux(churn)
+					})
 				}
-				r.apply()
-				old := r.open(0, 300)
-				astray := r.astray(old)
-				churn(r)
-				astray += r.astray(old) // which have not shown themselves
-				young := r.open(1<<16, 300)
-				r.now += 100
-				r.plane.SetClock(r.now) // an error would refresh what is that old
-				churn(r)
-				astray += r.astray(young)
-				if astray += r.broken(old) + r.astray(old); astray > 0 {
-					t.Errorf("%d errors went astray", astray)
-				}
-			})
+			}
 		}
+	}
+}
+
+func (r *fluxRig) errorsInFlux(churn func(*fluxRig)) {
+	for n := 1; n < 4; n++ {
+		r.add(0, n)
+	}
+	r.apply()
+	old := r.open(0, 300)
+	astray := r.astray(old)
+	churn(r)
+	astray += r.astray(old) // which have not shown themselves
+	young := r.open(1<<16, 300)
+	r.now += 100
+	r.plane.SetClock(r.now) // an error would refresh what is that old
+	churn(r)
+	astray += r.astray(young)
+	if astray += r.broken(old) + r.astray(old); astray > 0 {
+		r.Errorf("%d errors went astray", astray)
 	}
 }
 
 // The control: without tracking, errors go by the slot, as the packets do.
 func TestErrorsWithoutTracking(t *testing.T) {
-	r := newFluxRig(t, model.TrackingNone, model.TCP)
-	r.add(0, 1)
-	r.apply()
-	old := r.open(0, 300)
-	for n := 2; n < 9; n++ {
-		r.add(0, n)
-	}
-	r.apply()
-	if r.astray(old) == 0 {
-		t.Error("none went astray: the test shows nothing")
+	t.Parallel()
+	for _, f := range families() {
+		for _, mode := range []model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE} {
+			r := newFluxRig(t, model.TrackingNone, model.TCP)
+			r.take(f, mode)
+			r.add(0, 1)
+			r.apply()
+			old := r.open(0, 300)
+			for n := 2; n < 9; n++ {
+				r.add(0, n)
+			}
+			r.apply()
+			if r.astray(old) == 0 {
+				t.Errorf("%s, %s: none went astray: the test shows nothing", f.name, mode)
+			}
+		}
 	}
 }
 

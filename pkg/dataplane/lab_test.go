@@ -32,7 +32,8 @@ const loopback = 1
 // testSeed is what test runs hash with.
 func testSeed() Seed { return Seed{0x0123456789abcdef, 0xfedcba9876543210} }
 
-// testOptions are those of a daemon that is told nothing, but for the seed.
+// testOptions are those of a daemon that is told nothing, but for the seed and that
+// it does not screen: tests make flows from any address.
 func testOptions() Options { return Options{Seed: testSeed(), ICMPRate: 1000} }
 
 // withRoom completes limits with room for the endpoints of the VIPs.
@@ -45,7 +46,7 @@ func withRoom(l Limits) Limits {
 
 // smallLimits are enough for the packet table.
 func smallLimits() Limits {
-	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10}
+	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10, SourceLists: 8, Sources: 1 << 12}
 }
 
 // loaded is a Plane that lives as long as the test.
@@ -139,6 +140,12 @@ type row struct {
 	rough bool
 	// context is what the driver says of the packet, if it is out of the ordinary.
 	context *xdpContext
+	// arrange is done before all else.
+	arrange func() error
+	// expect, where not nil, is what out is to be, given what leaves.
+	expect func([]byte) []byte
+	// spoilt: it is dropped when it has been changed already.
+	spoilt bool
 }
 
 // xdpContext is struct xdp_md; Data is the length of the metadata before the frame.
@@ -213,6 +220,11 @@ func newLabWith(t testing.TB, options Options) *lab {
 
 // check sends a row's frame and reports every difference from what the row says.
 func (l *lab) check(r row) error {
+	if r.arrange != nil {
+		if err := r.arrange(); err != nil {
+			return err
+		}
+	}
 	for _, frame := range r.before {
 		if _, _, err := l.run(ebpf.RunOptions{Data: frame}); err != nil {
 			return err
@@ -235,15 +247,25 @@ func (l *lab) check(r row) error {
 		return err
 	}
 	l.seen = &after
-	want := r.out
-	if want == nil {
-		want = r.in
-	}
+	want := r.leaves(out)
 	errs := []error{checkVerdict(verdict, r.reason), checkBytes(out, want), checkCounters(before, after, r)}
-	if !r.rough {
+	if !r.rough && !r.spoilt {
 		errs = append(errs, wellFormed(r.in), wellFormed(want))
 	}
 	return errors.Join(errs...)
+}
+
+// leaves is what the row expects, given what has come out.
+func (r row) leaves(out []byte) []byte {
+	switch {
+	case r.expect != nil:
+		return r.expect(out)
+	case r.spoilt:
+		return out
+	case r.out == nil:
+		return r.in
+	}
+	return r.out
 }
 
 func (l *lab) countersBefore(r row) (Counters, error) {

@@ -158,6 +158,31 @@ type lbCourse struct {
 	Index   uint32
 	_       [4]byte
 	State   uint64
+	Vip     uint32
+	Mode    uint8
+	_       [3]byte
+	Packet  struct {
+		_           structs.HostLayout
+		Destination lbAddress
+		Addresses   uint64
+		Hash        uint64
+		Ports       uint32
+		Length      uint32
+		L3          uint32
+		L4          uint32
+		Quoted      uint32
+		QuotedL4    uint32
+		FragmentId  uint32
+		Fragment    uint8
+		Ipv6        bool
+		Protocol    uint8
+		Ttl         uint8
+		Tos         uint8
+		Opener      bool
+		Closer      bool
+		Resets      bool
+		_           [4]byte
+	}
 }
 
 type lbFlow struct {
@@ -204,9 +229,62 @@ const (
 	lbFragmentFlagFRAGMENT_PASSES lbFragmentFlag = 32
 )
 
+type lbGuard struct {
+	_        structs.HostLayout
+	Deny     uint16
+	Allow    uint16
+	DenyAll  uint16
+	AllowAll uint16
+	Bogus    uint16
+	Observed uint16
+	MaskIpv4 uint32
+	MaskIpv6 [2]uint64
+	Reserved [4]uint64
+	Limit    [4]lbLimit
+}
+
+type lbGuardCounters struct {
+	_         structs.HostLayout
+	Dropped   [9]uint64
+	Observed  [4]uint64
+	Forgotten uint64
+}
+
 type lbLedgerPage struct {
 	_    structs.HostLayout
 	Word [512]uint64
+}
+
+type lbLimit struct {
+	_     structs.HostLayout
+	Cost  uint64
+	Burst uint64
+}
+
+type lbLimited uint32
+
+const (
+	lbLimitedLIMITED_SOURCE_PACKETS     lbLimited = 0
+	lbLimitedLIMITED_SOURCE_CONNECTIONS lbLimited = 1
+	lbLimitedLIMITED_PACKETS            lbLimited = 2
+	lbLimitedLIMITED_CONNECTIONS        lbLimited = 3
+	lbLimitedLIMITS                     lbLimited = 4
+)
+
+type lbListAnswer uint32
+
+const (
+	lbListAnswerLIST_OUT  lbListAnswer = 0
+	lbListAnswerLIST_IN   lbListAnswer = 1
+	lbListAnswerLIST_IPV4 lbListAnswer = 0
+	lbListAnswerLIST_IPV6 lbListAnswer = 1
+)
+
+type lbListNode struct {
+	_     structs.HostLayout
+	Below uint32
+	First uint16
+	Last  uint16
 }
 
 type lbMode uint32
@@ -237,6 +315,7 @@ const (
 	lbNatFlagNAT_BACKEND_CLOSED lbNatFlag = 8
 	lbNatFlagNAT_RESET          lbNatFlag = 16
 	lbNatFlagNAT_CLAIMED        lbNatFlag = 32
+	lbNatFlagNAT_SPOKEN         lbNatFlag = 64
 )
 
 type lbNatPortsLine struct {
@@ -261,10 +340,11 @@ const (
 type lbPart uint32
 
 const (
-	lbPartPART_OF_FLOW  lbPart = 0
-	lbPartPART_NAT      lbPart = 1
-	lbPartPART_NAT_PART lbPart = 2
-	lbPartPARTS         lbPart = 3
+	lbPartPART_OF_FLOW      lbPart = 0
+	lbPartPART_NAT          lbPart = 1
+	lbPartPART_NAT_FRAGMENT lbPart = 2
+	lbPartPART_NAT_ERROR    lbPart = 3
+	lbPartPARTS             lbPart = 4
 )
 
 type lbPool struct {
@@ -286,32 +366,41 @@ type lbPortRange struct {
 type lbReason uint32
 
 const (
-	lbReasonPASS_NOT_IP            lbReason = 0
-	lbReasonPASS_NOT_VIP           lbReason = 1
-	lbReasonPASS_REPLY             lbReason = 2
-	lbReasonTX_FORWARDED           lbReason = 3
-	lbReasonTX_REPLY               lbReason = 4
-	lbReasonTX_ECHO_REPLY          lbReason = 5
-	lbReasonTX_RESET               lbReason = 6
-	lbReasonTX_TOO_BIG             lbReason = 7
-	lbReasonTX_TTL_EXCEEDED        lbReason = 8
-	lbReasonREDIRECT_FORWARDED     lbReason = 9
-	lbReasonREDIRECT_REPLY         lbReason = 10
-	lbReasonDROP_TRUNCATED         lbReason = 11
-	lbReasonDROP_MALFORMED         lbReason = 12
-	lbReasonDROP_EXTENSION_HEADERS lbReason = 13
-	lbReasonDROP_FRAGMENT_EARLY    lbReason = 14
-	lbReasonDROP_ICMP_ERROR        lbReason = 15
-	lbReasonDROP_TTL_EXCEEDED      lbReason = 16
-	lbReasonDROP_NO_BACKEND        lbReason = 17
-	lbReasonDROP_NO_NAT_PORT       lbReason = 18
-	lbReasonDROP_NO_CONNECTION     lbReason = 19
-	lbReasonDROP_UNTRANSLATABLE    lbReason = 20
-	lbReasonDROP_UNRESOLVED        lbReason = 21
-	lbReasonDROP_TOO_BIG           lbReason = 22
-	lbReasonDROP_NO_HEADROOM       lbReason = 23
-	lbReasonDROP_INTERNAL          lbReason = 24
-	lbReasonREASONS                lbReason = 25
+	lbReasonPASS_NOT_IP                   lbReason = 0
+	lbReasonPASS_NOT_VIP                  lbReason = 1
+	lbReasonPASS_REPLY                    lbReason = 2
+	lbReasonTX_FORWARDED                  lbReason = 3
+	lbReasonTX_REPLY                      lbReason = 4
+	lbReasonTX_ECHO_REPLY                 lbReason = 5
+	lbReasonTX_RESET                      lbReason = 6
+	lbReasonTX_TOO_BIG                    lbReason = 7
+	lbReasonTX_TTL_EXCEEDED               lbReason = 8
+	lbReasonREDIRECT_FORWARDED            lbReason = 9
+	lbReasonREDIRECT_REPLY                lbReason = 10
+	lbReasonDROP_TRUNCATED                lbReason = 11
+	lbReasonDROP_MALFORMED                lbReason = 12
+	lbReasonDROP_TCP_FLAGS                lbReason = 13
+	lbReasonDROP_LAND                     lbReason = 14
+	lbReasonDROP_BOGUS_SOURCE             lbReason = 15
+	lbReasonDROP_DENIED                   lbReason = 16
+	lbReasonDROP_NOT_ALLOWED              lbReason = 17
+	lbReasonDROP_LIMIT_SOURCE_PACKETS     lbReason = 18
+	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 19
+	lbReasonDROP_LIMIT_PACKETS            lbReason = 20
+	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 21
+	lbReasonDROP_EXTENSION_HEADERS        lbReason = 22
+	lbReasonDROP_FRAGMENT_EARLY           lbReason = 23
+	lbReasonDROP_ICMP_ERROR               lbReason = 24
+	lbReasonDROP_TTL_EXCEEDED             lbReason = 25
+	lbReasonDROP_NO_BACKEND               lbReason = 26
+	lbReasonDROP_NO_NAT_PORT              lbReason = 27
+	lbReasonDROP_NO_CONNECTION            lbReason = 28
+	lbReasonDROP_UNTRANSLATABLE           lbReason = 29
+	lbReasonDROP_UNRESOLVED               lbReason = 30
+	lbReasonDROP_TOO_BIG                  lbReason = 31
+	lbReasonDROP_NO_HEADROOM              lbReason = 32
+	lbReasonDROP_INTERNAL                 lbReason = 33
+	lbReasonREASONS                       lbReason = 34
 )
 
 type lbServerId struct {
@@ -331,6 +420,17 @@ type lbSlotLine struct {
 	Slot [16]uint32
 }
 
+type lbSourceBucket struct {
+	_     structs.HostLayout
+	Key   uint64
+	Empty uint64
+}
+
+type lbSourceLine struct {
+	_      structs.HostLayout
+	Bucket [4]lbSourceBucket
+}
+
 type lbTranslation struct {
 	_       structs.HostLayout
 	State   uint64
@@ -346,6 +446,12 @@ type lbTranslation struct {
 type lbVipBucket struct {
 	_     structs.HostLayout
 	Entry [2]lbVipEntry
+}
+
+type lbVipBuckets struct {
+	_        structs.HostLayout
+	Empty    [2]uint64
+	Reserved [6]uint64
 }
 
 type lbVipEntry struct {
@@ -373,6 +479,7 @@ const (
 	lbVipFlagVIP_CLAMPS_MSS       lbVipFlag = 64
 	lbVipFlagVIP_QUIC             lbVipFlag = 128
 	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
+	lbVipFlagVIP_GUARDED          lbVipFlag = 512
 )
 
 type lbVipTable struct {
@@ -381,7 +488,8 @@ type lbVipTable struct {
 	Base       uint32
 	Shift      uint32
 	Wide       uint32
-	Replies    uint32
+	Replies    uint16
+	Guarded    uint16
 }
 
 type lbVipTerms struct {
@@ -405,56 +513,72 @@ type lbVocabulary struct {
 	FlowEvent    uint32
 	NatFlag      uint32
 	Part         uint32
+	ListAnswer   uint32
+	Limited      uint32
+	ListNode     struct {
+		_     structs.HostLayout
+		Below uint32
+		First uint16
+		Last  uint16
+	}
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	lbMapAllowances        = "allowances"
-	lbMapBackendCounters   = "backend_counters"
-	lbMapBackends          = "backends"
-	lbMapControl           = "control"
-	lbMapCourses           = "courses"
-	lbMapEgress            = "egress"
-	lbMapFlowEvents        = "flow_events"
-	lbMapFlows             = "flows"
-	lbMapFragments         = "fragments"
-	lbMapLedger            = "ledger"
-	lbMapNatEndpoints      = "nat_endpoints"
-	lbMapNatPorts          = "nat_ports"
-	lbMapNatTimeouts       = "nat_timeouts"
-	lbMapParts             = "parts"
-	lbMapPools             = "pools"
-	lbMapPortRanges        = "port_ranges"
-	lbMapReasons           = "reasons"
-	lbMapServerIds         = "server_ids"
-	lbMapSessions          = "sessions"
-	lbMapSlots             = "slots"
-	lbMapTerms             = "terms"
-	lbMapTranslations      = "translations"
-	lbMapVipCounters       = "vip_counters"
-	lbMapVips              = "vips"
-	lbProgSteelyard        = "steelyard"
-	lbProgSteelyardNat     = "steelyard_nat"
-	lbProgSteelyardNatPart = "steelyard_nat_part"
-	lbProgSteelyardPart    = "steelyard_part"
-	lbVarFlowMask          = "flow_mask"
-	lbVarFragmentMask      = "fragment_mask"
-	lbVarGueChecksum       = "gue_checksum"
-	lbVarGuePort           = "gue_port"
-	lbVarHashSeed          = "hash_seed"
-	lbVarIcmpCost          = "icmp_cost"
-	lbVarNatFirstPort      = "nat_first_port"
-	lbVarNatPortCount      = "nat_port_count"
-	lbVarNatSourceIpv4     = "nat_source_ipv4"
-	lbVarNatSourceIpv6     = "nat_source_ipv6"
-	lbVarNatSourcesIpv4    = "nat_sources_ipv4"
-	lbVarNatSourcesIpv6    = "nat_sources_ipv6"
-	lbVarSessionMask       = "session_mask"
-	lbVarSpreadIpv4        = "spread_ipv4"
-	lbVarSpreadIpv6        = "spread_ipv6"
-	lbVarVocabulary        = "vocabulary"
+	lbMapAllowances            = "allowances"
+	lbMapBackendCounters       = "backend_counters"
+	lbMapBackends              = "backends"
+	lbMapControl               = "control"
+	lbMapCourses               = "courses"
+	lbMapEgress                = "egress"
+	lbMapFlowEvents            = "flow_events"
+	lbMapFlows                 = "flows"
+	lbMapFragments             = "fragments"
+	lbMapGuardCounters         = "guard_counters"
+	lbMapGuards                = "guards"
+	lbMapLedger                = "ledger"
+	lbMapNatEndpoints          = "nat_endpoints"
+	lbMapNatPorts              = "nat_ports"
+	lbMapNatTimeouts           = "nat_timeouts"
+	lbMapParts                 = "parts"
+	lbMapPools                 = "pools"
+	lbMapPortRanges            = "port_ranges"
+	lbMapReasons               = "reasons"
+	lbMapServerIds             = "server_ids"
+	lbMapSessions              = "sessions"
+	lbMapSlots                 = "slots"
+	lbMapSourceBuckets         = "source_buckets"
+	lbMapSourceLists           = "source_lists"
+	lbMapTerms                 = "terms"
+	lbMapTranslations          = "translations"
+	lbMapVipBuckets            = "vip_buckets"
+	lbMapVipCounters           = "vip_counters"
+	lbMapVips                  = "vips"
+	lbProgSteelyard            = "steelyard"
+	lbProgSteelyardNat         = "steelyard_nat"
+	lbProgSteelyardNatError    = "steelyard_nat_error"
+	lbProgSteelyardNatFragment = "steelyard_nat_fragment"
+	lbProgSteelyardPart        = "steelyard_part"
+	lbVarFlowMask              = "flow_mask"
+	lbVarFragmentMask          = "fragment_mask"
+	lbVarGueChecksum           = "gue_checksum"
+	lbVarGuePort               = "gue_port"
+	lbVarHashSeed              = "hash_seed"
+	lbVarIcmpCost              = "icmp_cost"
+	lbVarNatFirstPort          = "nat_first_port"
+	lbVarNatPortCount          = "nat_port_count"
+	lbVarNatSourceIpv4         = "nat_source_ipv4"
+	lbVarNatSourceIpv6         = "nat_source_ipv6"
+	lbVarNatSourcesIpv4        = "nat_sources_ipv4"
+	lbVarNatSourcesIpv6        = "nat_sources_ipv6"
+	lbVarScreening             = "screening"
+	lbVarSessionMask           = "session_mask"
+	lbVarSourceMask            = "source_mask"
+	lbVarSpreadIpv4            = "spread_ipv4"
+	lbVarSpreadIpv6            = "spread_ipv6"
+	lbVarVocabulary            = "vocabulary"
 )
 
 // loadLb returns the embedded CollectionSpec for lb.
@@ -499,10 +623,11 @@ type lbSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbProgramSpecs struct {
-	Steelyard        *ebpf.ProgramSpec `ebpf:"steelyard"`
-	SteelyardNat     *ebpf.ProgramSpec `ebpf:"steelyard_nat"`
-	SteelyardNatPart *ebpf.ProgramSpec `ebpf:"steelyard_nat_part"`
-	SteelyardPart    *ebpf.ProgramSpec `ebpf:"steelyard_part"`
+	Steelyard            *ebpf.ProgramSpec `ebpf:"steelyard"`
+	SteelyardNat         *ebpf.ProgramSpec `ebpf:"steelyard_nat"`
+	SteelyardNatError    *ebpf.ProgramSpec `ebpf:"steelyard_nat_error"`
+	SteelyardNatFragment *ebpf.ProgramSpec `ebpf:"steelyard_nat_fragment"`
+	SteelyardPart        *ebpf.ProgramSpec `ebpf:"steelyard_part"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
@@ -518,6 +643,8 @@ type lbMapSpecs struct {
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
 	Flows           *ebpf.MapSpec `ebpf:"flows"`
 	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
+	GuardCounters   *ebpf.MapSpec `ebpf:"guard_counters"`
+	Guards          *ebpf.MapSpec `ebpf:"guards"`
 	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
 	NatEndpoints    *ebpf.MapSpec `ebpf:"nat_endpoints"`
 	NatPorts        *ebpf.MapSpec `ebpf:"nat_ports"`
@@ -529,8 +656,11 @@ type lbMapSpecs struct {
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
+	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
+	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
+	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
 	Vips            *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -551,7 +681,9 @@ type lbVariableSpecs struct {
 	NatSourceIpv6  *ebpf.VariableSpec `ebpf:"nat_source_ipv6"`
 	NatSourcesIpv4 *ebpf.VariableSpec `ebpf:"nat_sources_ipv4"`
 	NatSourcesIpv6 *ebpf.VariableSpec `ebpf:"nat_sources_ipv6"`
+	Screening      *ebpf.VariableSpec `ebpf:"screening"`
 	SessionMask    *ebpf.VariableSpec `ebpf:"session_mask"`
+	SourceMask     *ebpf.VariableSpec `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
 	Vocabulary     *ebpf.VariableSpec `ebpf:"vocabulary"`
@@ -586,6 +718,8 @@ type lbMaps struct {
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
 	Flows           *ebpf.Map `ebpf:"flows"`
 	Fragments       *ebpf.Map `ebpf:"fragments"`
+	GuardCounters   *ebpf.Map `ebpf:"guard_counters"`
+	Guards          *ebpf.Map `ebpf:"guards"`
 	Ledger          *ebpf.Map `ebpf:"ledger"`
 	NatEndpoints    *ebpf.Map `ebpf:"nat_endpoints"`
 	NatPorts        *ebpf.Map `ebpf:"nat_ports"`
@@ -597,8 +731,11 @@ type lbMaps struct {
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Sessions        *ebpf.Map `ebpf:"sessions"`
 	Slots           *ebpf.Map `ebpf:"slots"`
+	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
+	SourceLists     *ebpf.Map `ebpf:"source_lists"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	Translations    *ebpf.Map `ebpf:"translations"`
+	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
 	Vips            *ebpf.Map `ebpf:"vips"`
 }
@@ -614,6 +751,8 @@ func (m *lbMaps) Close() error {
 		m.FlowEvents,
 		m.Flows,
 		m.Fragments,
+		m.GuardCounters,
+		m.Guards,
 		m.Ledger,
 		m.NatEndpoints,
 		m.NatPorts,
@@ -625,8 +764,11 @@ func (m *lbMaps) Close() error {
 		m.ServerIds,
 		m.Sessions,
 		m.Slots,
+		m.SourceBuckets,
+		m.SourceLists,
 		m.Terms,
 		m.Translations,
+		m.VipBuckets,
 		m.VipCounters,
 		m.Vips,
 	)
@@ -648,7 +790,9 @@ type lbVariables struct {
 	NatSourceIpv6  *ebpf.Variable `ebpf:"nat_source_ipv6"`
 	NatSourcesIpv4 *ebpf.Variable `ebpf:"nat_sources_ipv4"`
 	NatSourcesIpv6 *ebpf.Variable `ebpf:"nat_sources_ipv6"`
+	Screening      *ebpf.Variable `ebpf:"screening"`
 	SessionMask    *ebpf.Variable `ebpf:"session_mask"`
+	SourceMask     *ebpf.Variable `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
 	Vocabulary     *ebpf.Variable `ebpf:"vocabulary"`
@@ -658,17 +802,19 @@ type lbVariables struct {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbPrograms struct {
-	Steelyard        *ebpf.Program `ebpf:"steelyard"`
-	SteelyardNat     *ebpf.Program `ebpf:"steelyard_nat"`
-	SteelyardNatPart *ebpf.Program `ebpf:"steelyard_nat_part"`
-	SteelyardPart    *ebpf.Program `ebpf:"steelyard_part"`
+	Steelyard            *ebpf.Program `ebpf:"steelyard"`
+	SteelyardNat         *ebpf.Program `ebpf:"steelyard_nat"`
+	SteelyardNatError    *ebpf.Program `ebpf:"steelyard_nat_error"`
+	SteelyardNatFragment *ebpf.Program `ebpf:"steelyard_nat_fragment"`
+	SteelyardPart        *ebpf.Program `ebpf:"steelyard_part"`
 }
 
 func (p *lbPrograms) Close() error {
 	return _LbClose(
 		p.Steelyard,
 		p.SteelyardNat,
-		p.SteelyardNatPart,
+		p.SteelyardNatError,
+		p.SteelyardNatFragment,
 		p.SteelyardPart,
 	)
 }

@@ -119,7 +119,7 @@ func (p *Plane) record(next *planned) error {
 	if p.pin == nil {
 		return nil
 	}
-	l := &ledger{Limits: p.limits, Seed: p.seed, NAT: p.sources, Links: map[string]string{}}
+	l := &ledger{Limits: p.limits, Seed: p.seed, NAT: p.natSources, Links: map[string]string{}}
 	for _, a := range p.attached {
 		l.Links[a.name] = a.mode
 	}

@@ -125,7 +125,7 @@ func (s natSources) size(spec *ebpf.CollectionSpec) {
 // NAT tells what connections of fullnat have of their ports.
 func (p *Plane) NAT() model.NATPorts {
 	return model.NATPorts{
-		Used: p.stats.Translations, Capacity: uint64(p.sources.capacity()),
+		Used: p.stats.Translations, Capacity: uint64(p.natSources.capacity()),
 		Opened: p.events.Opened, Evicted: p.events.EvictedOpen, Exhausted: p.events.Exhausted,
 	}
 }

@@ -109,21 +109,23 @@ func clampRows(l *lab, f family) []row {
 	return append(rows, l.at(f, portL2).forwards("mss/of a VIP that grants any", in))
 }
 
+// spoilSum makes a checksum of a frame wrong by something.
+func spoilSum(frame []byte, at int, by uint16) []byte {
+	sum := uint32(binary.BigEndian.Uint16(frame[at:])) + uint32(by)
+	return set(frame, at, byte((sum+sum>>16)>>8), byte(sum+sum>>16))
+}
+
 // wrongSumRow has a checksum that is off by something, before and after.
 func wrongSumRow(s service, mode string, in, out packet) row {
-	spoil := func(frame []byte, at int, by uint16) []byte {
-		sum := uint32(binary.BigEndian.Uint16(frame[at:])) + uint32(by)
-		return set(frame, at, byte((sum+sum>>16)>>8), byte(sum+sum>>16))
-	}
 	const off = 0x1234
 	r := s.forwards("mss/"+mode+": wrong checksum", in)
 	sent := s.forwarded(out)
 	frame := sent.bytes()
 	inner := len(frame) - len(sent.ip())
-	r.in, r.out = spoil(r.in, in.l4()+16, off), spoil(frame, inner+sent.l4()-sent.l3()+16, off)
+	r.in, r.out = spoilSum(r.in, in.l4()+16, off), spoilSum(frame, inner+sent.l4()-sent.l3()+16, off)
 	if sent.gue != nil && sent.gue.summed {
 		// It is among what the checksum outside is over.
-		r.out = spoil(r.out, inner-headerGUE+6, ^uint16(off))
+		r.out = spoilSum(r.out, inner-headerGUE+6, ^uint16(off))
 	}
 	r.rough = true
 	return r

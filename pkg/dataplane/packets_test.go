@@ -18,6 +18,7 @@ const fewestRows = 2000
 
 // TestPackets sends every row of the packet table through the program.
 func TestPackets(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	rows := l.rows()
 	if len(rows) < fewestRows {
@@ -40,14 +41,21 @@ func TestPackets(t *testing.T) {
 
 // withoutRow are the reasons that no row can have, with the test that reaches each.
 func withoutRow() map[string]func(*testing.T) {
-	return map[string]func(*testing.T){"drop_internal": TestContradictionsAreCounted}
+	return map[string]func(*testing.T){
+		"drop_internal":  TestContradictionsAreCounted,
+		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
+		"drop_denied": TestGuard, "drop_not_allowed": TestGuard,
+		"drop_limit_packets": TestLimits, "drop_limit_connections": TestLimits, "drop_limit_source_packets": TestLimits, "drop_limit_source_connections": TestLimits,
+	}
 }
 
 // TestEveryReasonHasARow: no way out of the program that nothing has taken.
 func TestEveryReasonHasARow(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	rows := map[string]int{}
-	for _, r := range l.rows() {
+	translated, _ := natRows(t)
+	for _, r := range append(l.rows(), translated...) {
 		rows[r.reason]++
 	}
 	for _, reason := range l.reasons {
@@ -83,7 +91,7 @@ func (l *lab) rows() []row {
 	for _, f := range families() {
 		for _, topic := range []func(*lab, family) []row{
 			l2Rows, tunnelRows, vlanRows, foreignRows, echoRows, downRows, resetRows, unreachableRows, sizeRows,
-			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows,
+			extensionRows, truncatedRows, malformedRows, fragmentRows, eagerRows, answerRows, icmpErrorRows, clampRows, groupRows,
 		} {
 			rows = append(rows, topic(l, f)...)
 		}

@@ -99,6 +99,7 @@ func newVariant(t *testing.T, options Options) *lab {
 // TestVariants sends what is encapsulated, and what concerns its size, through
 // programs with other options.
 func TestVariants(t *testing.T) {
+	t.Parallel()
 	for name, options := range variants() {
 		t.Run(name, func(t *testing.T) {
 			l := newVariant(t, options)
@@ -129,13 +130,13 @@ type outside struct {
 	ports   map[uint16]int
 }
 
-// spread sends packets of that many flows twice to a service, and looks outside.
-func (l *lab) spread(t *testing.T, s service, flows int) outside {
+// sameTwice sends two packets of each of so many flows to a service, or two fragments
+// of each of so many packets, wants both to look the same, and looks outside.
+func (l *lab) sameTwice(t *testing.T, s service, many int, both func(i int) [2]packet) outside {
 	o := outside{map[netip.Addr]int{}, map[uint16]int{}}
-	for i := range flows {
+	for i := range many {
 		var seen [2]packet
-		for again := range seen {
-			in := s.family.packet(udp{from: uint16(10000 + i), to: s.port, data: text((i + again*7) % 50)})
+		for again, in := range both(i) {
 			seen[again] = s.forwarded(in)
 			_, out, err := l.run(ebpf.RunOptions{Data: in.bytes()})
 			if err = errors.Join(err, checkBytes(out, seen[again].bytes()), wellFormed(out)); err != nil {
@@ -154,10 +155,25 @@ func (l *lab) spread(t *testing.T, s service, flows int) outside {
 }
 
 // spreads wants a flow to have one look outside, and flows many, within what was
-// configured.
+// configured; and the same of a packet's fragments and packets in fragments of one flow.
 func (l *lab) spreads(t *testing.T, s service, options Options) {
-	const flows = 300
-	o := l.spread(t, s, flows)
+	const many = 300
+	o := l.sameTwice(t, s, many, func(i int) (both [2]packet) {
+		for again := range both {
+			both[again] = s.family.packet(udp{from: uint16(10000 + i), to: s.port, data: text((i + again*7) % 50)})
+		}
+		return both
+	})
+	o.check(t, s, options, many)
+	whole := s.family.packet(udp{from: 10000, to: s.port, data: text(100)})
+	o = l.sameTwice(t, s, many, func(i int) [2]packet {
+		return [2]packet(split(whole, uint32(0x5eed0000+i), nil, 40))
+	})
+	o.check(t, s, options, many)
+}
+
+// check wants so many flows to look different outside.
+func (o outside) check(t *testing.T, s service, options Options, flows int) {
 	prefix := options.SourceIPv4
 	if s.backend.Is6() {
 		prefix = options.SourceIPv6

@@ -58,6 +58,7 @@ func pinnedRig(t *testing.T) (*fluxRig, string) {
 }
 
 func TestRestartKeepsFlows(t *testing.T) {
+	t.Parallel()
 	for name, churn := range churns {
 		t.Run(name, func(t *testing.T) {
 			r, path := pinnedRig(t)
@@ -160,6 +161,7 @@ func TestUnfinishedPinsAreCleared(t *testing.T) {
 
 // Other limits: everything is carried over, flows that come in between as well.
 func TestOtherLimitsKeepFlows(t *testing.T) {
+	t.Parallel()
 	larger := Limits{VIPs: 64, Endpoints: 64, Pools: 32, Backends: 1024, Slots: 1 << 18, Flows: 1 << 18}
 	smaller := Limits{VIPs: 8, Endpoints: 8, Pools: 12, Backends: 128, Slots: 1 << 15, Flows: 1 << 15}
 	for name, limits := range map[string]Limits{"larger": larger, "smaller": smaller} {
@@ -233,6 +235,7 @@ func (r *fluxRig) knows(key uint64) bool {
 // A start with other limits that is killed before or after the maps change places
 // leaves what the next start goes on with.
 func TestResizeIsRepaired(t *testing.T) {
+	t.Parallel()
 	larger := pinLimits
 	larger.Flows = 1 << 18
 	for name, promote := range map[string]bool{"before": false, "after": true} {

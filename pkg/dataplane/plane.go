@@ -32,6 +32,11 @@ type Limits struct {
 	// Fragments are how many fragmented packets are remembered at once, rounded
 	// up to a power of two, 16 bytes each.
 	Fragments uint32
+	// SourceLists that VIPs use, 1 to 4096. They take memory when they are used.
+	SourceLists uint32
+	// Sources whose packets or connections are limited at once, rounded up to a power of
+	// two, 16 bytes each; one has two if both are.
+	Sources uint32
 }
 
 // Options are constants of the packet path.
@@ -54,6 +59,8 @@ type Options struct {
 	NATSourceIPv4, NATSourceIPv6 netip.Prefix
 	// NATPorts are the ports that fullnat uses of each of these addresses, 64 at least.
 	NATPorts model.PortRange
+	// Screening drops packets for a VIP that no host sends; see bpf/screen.h.
+	Screening bool
 }
 
 // DefaultGUEPort is the port of GUE at IANA.
@@ -93,9 +100,10 @@ type Plane struct {
 	ranges    memory[lbPortRange]
 	terms     memory[lbVipTerms]
 	fragments memory[lbFlowBucket]
+	guards    memory[lbGuard]
 
-	// sources are where connections of fullnat come from.
-	sources natSources
+	// natSources are where connections of fullnat come from.
+	natSources natSources
 	// formerSources are those of the former maps.
 	formerSources natSources
 	endpoints     memory[lbNatEndpoint]
@@ -110,6 +118,7 @@ type Plane struct {
 	directory *directory
 	// serverIDs are what QUIC connection IDs may call backends, as the map has it.
 	serverIDs map[lbServerId]uint32
+	lists     sourceLists
 	// vipByID and placeByBackend find what the numbers in a flow stand for.
 	vipByID        map[uint32]*vip
 	placeByBackend []*place
@@ -172,18 +181,19 @@ func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 		return nil, err
 	}
 	p := &Plane{
-		reasons: reasons,
-		limits:  limits,
-		seed:    options.Seed,
-		sources: sourcesOf(options),
-		pin:     pin,
-		random:  rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		numbers: newNumbers(limits),
-		applied: newApplied(),
-		vipByID: map[uint32]*vip{},
+		reasons:    reasons,
+		limits:     limits,
+		seed:       options.Seed,
+		natSources: sourcesOf(options),
+		pin:        pin,
+		random:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		numbers:    newNumbers(limits),
+		applied:    newApplied(),
+		vipByID:    map[uint32]*vip{},
 
 		directory: &directory{},
 		serverIDs: map[lbServerId]uint32{},
+		lists:     sourceLists{lists: map[string]sourceList{}, spec: spec.Maps[lbMapSourceLists].InnerMap.Copy()},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
 	}
@@ -223,7 +233,10 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
 	p.program, p.maps = objects.Steelyard, objects.lbMaps
-	p.parts = map[lbPart]*ebpf.Program{lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat, lbPartPART_NAT_PART: objects.SteelyardNatPart}
+	p.parts = map[lbPart]*ebpf.Program{
+		lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
+		lbPartPART_NAT_FRAGMENT: objects.SteelyardNatFragment, lbPartPART_NAT_ERROR: objects.SteelyardNatError,
+	}
 	// Pinned maps have those of a former daemon, which are another one's parts.
 	for which, part := range p.parts {
 		if err := p.maps.Parts.Put(uint32(which), part); err != nil {
@@ -270,6 +283,9 @@ func (p *Plane) adoptPinned() error {
 	if err := p.adoptServerIDs(p.maps.ServerIds); err != nil {
 		return err
 	}
+	if err := p.adoptSourceLists(); err != nil {
+		return err
+	}
 	return p.adopt(l)
 }
 
@@ -285,6 +301,8 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
 		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
+		lbMapGuardCounters: m.GuardCounters, lbMapGuards: m.Guards, lbMapSourceLists: m.SourceLists,
+		lbMapSourceBuckets: m.SourceBuckets, lbMapVipBuckets: m.VipBuckets,
 	}
 }
 
@@ -311,6 +329,8 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarGuePort:      bits.ReverseBytes16(port),
 		lbVarGueChecksum:  options.GUEChecksum,
 		lbVarIcmpCost:     cost,
+		lbVarScreening:    options.Screening,
+		lbVarSourceMask:   sourceLines(limits) - 1,
 	})
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -340,6 +360,11 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapNatEndpoints].MaxEntries = 2 * limits.Endpoints
 	spec.Maps[lbMapNatTimeouts].MaxEntries = limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapGuardCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapVipBuckets].MaxEntries = limits.VIPs
+	spec.Maps[lbMapSourceBuckets].MaxEntries = sourceLines(limits)
+	spec.Maps[lbMapGuards].MaxEntries = limits.VIPs + 1
+	spec.Maps[lbMapSourceLists].MaxEntries = sourceListNumbers(limits)
 	spec.Maps[lbMapPools].MaxEntries = limits.Pools
 	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
 	spec.Maps[lbMapServerIds].MaxEntries = serverIDsPerBackend * limits.Backends
@@ -396,6 +421,9 @@ func (p *Plane) mapMemories() error {
 	if p.fragments, err = mapMemory[lbFlowBucket](p.maps.Fragments); err != nil {
 		return err
 	}
+	if p.guards, err = mapMemory[lbGuard](p.maps.Guards); err != nil {
+		return err
+	}
 	if err := p.mapNATMemories(); err != nil {
 		return err
 	}
@@ -427,7 +455,7 @@ func (p *Plane) Close() error {
 	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
-		p.ranges.close(), p.terms.close(), p.fragments.close(),
+		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
 		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(),
 		p.maps.Close())
 	errs = append(errs, p.program.Close())
@@ -461,8 +489,8 @@ func (p *Plane) Maps() []model.MapUse {
 		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
 		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),
 		use("flows", p.maps.Flows, uint32(p.stats.Live), flowBuckets(p.limits)*flowsPerBucket, 1),
-		use("translations", p.maps.Translations, uint32(p.stats.Translations), p.sources.capacity(), 1),
-		use("sessions", p.maps.Sessions, uint32(p.stats.Translations), p.sources.sessionBuckets()*8, 1),
+		use("translations", p.maps.Translations, uint32(p.stats.Translations), p.natSources.capacity(), 1),
+		use("sessions", p.maps.Sessions, uint32(p.stats.Translations), p.natSources.sessionBuckets()*8, 1),
 		use("backends", p.maps.Backends, n.backends.used, n.backends.size, 1),
 		use("backend_counters", p.maps.BackendCounters, n.backends.used, n.backends.size, cpus),
 	}

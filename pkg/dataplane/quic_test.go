@@ -32,20 +32,22 @@ func unhex(s string) []byte {
 	return b
 }
 
-// vector is a connection ID of draft-ietf-quic-load-balancers-21, appendix B.1, of
-// configuration 0: it is that of backend vectorBackend of every pool.
-const vector, vectorBackend = "07c4605e4504cc4f", 42
+// vector and vector1 are the connection IDs without encryption of
+// draft-ietf-quic-load-balancers-21, appendix B.1: those of backend vectorBackend of every
+// pool. The second one is misprinted there; with configuration 1, a server ID of 5 bytes
+// and a nonce of 5 it is well-formed, and this.
+const vector, vector1, vectorBackend = "07c4605e4504cc4f", "2a350d28b4203487d9700b", 42
 
 // idsOf are the server IDs of the nth backend of a pool, of three lengths.
 func idsOf(s service, n int) []model.ServerID {
 	pool := byte(hostNumber(s.family)) ^ byte(s.port)
-	id := string([]byte{pool, byte(n), 3})
+	id, id1 := string([]byte{pool, byte(n), 3}), string([]byte{0x35, pool, 0x28, 0xb4, byte(n)})
 	if n == vectorBackend {
-		id = string(unhex(vector)[1:4])
+		id, id1 = string(unhex(vector)[1:4]), string(unhex(vector1)[1:6])
 	}
 	return []model.ServerID{
 		{Config: 0, ID: id},
-		{Config: 1, ID: string([]byte{0x35, pool, 0x28, 0xb4, byte(n)})},
+		{Config: 1, ID: id1},
 		{Config: 6, ID: string([]byte{byte(n), pool, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1})},
 	}
 }
@@ -172,7 +174,13 @@ func TestConnectionIDs(t *testing.T) {
 		}
 		n := random.IntN(crowdBackends)
 		owner := c.owner(f, w, hashOf(p))
-		send("the draft's vector", short(0x40, unhex(vector)), people[vectorBackend])
+		for _, id := range [][]byte{unhex(vector), unhex(vector1)} {
+			send("the draft's vector", short(0x40, id), people[vectorBackend])
+			send("the draft's vector, long", long(0xe0, quic1, id), people[vectorBackend])
+			if length := int(id[0] & 0x1f); length != len(id)-1 {
+				t.Errorf("the first octet of %x says %d bytes", id, length)
+			}
+		}
 		for _, id := range idsOf(people[n], n) {
 			whole := cid(id)
 			send("short", short(0x40, whole), people[n])
@@ -362,4 +370,23 @@ func TestNamedFlowsInFlux(t *testing.T) {
 			t.Error("a settled flow of its owner has left a trace")
 		}
 	}
+}
+
+// TestErrorsAboutNamedFlows: what an error quotes has no connection ID of the server's,
+// and yet it reaches the backend that the flow's own packets name. It is itself no sign
+// of a flow.
+func TestErrorsAboutNamedFlows(t *testing.T) {
+	c := newQUICCrowd(t)
+	c.everyDatagram(func([]service) []byte { return short(0x40, unhex(vector)) }, func(f family, w way, p packet) service {
+		named, owner := c.of(f, w)[vectorBackend], c.owner(f, w, hashOf(p))
+		about := f.reports(f.anyError(), answeredBy(p), 200)
+		before := c.counted(lbFlowEventFLOW_REMEMBERED)
+		c.must("error before", c.reaches(about, owner, hashOf(p)))
+		if c.counted(lbFlowEventFLOW_REMEMBERED) != before {
+			t.Error("an error has left a trace")
+		}
+		c.must("named", c.reaches(p, named, hashOf(p)))
+		c.must("error", c.reaches(about, named, hashOf(p)))
+		return owner
+	})
 }

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -113,7 +114,7 @@ func (p *Plane) reclaim(s *sweep) (bool, error) {
 		return false, err
 	}
 	for _, id := range free.vips {
-		if err := clearCounters(p.maps.VipCounters, id); err != nil {
+		if err := errors.Join(clearCounters(p.maps.VipCounters, id), p.clearGuardCounters(id)); err != nil {
 			return false, fmt.Errorf("clear the counters of a removed VIP: %w", err)
 		}
 	}

@@ -38,11 +38,8 @@ func (p *Plane) carryOver() error {
 	if err := p.copyCounters(); err != nil {
 		return err
 	}
-	if err := p.carryFlows(); err != nil {
-		return err
-	}
 	p.formerSources = l.NAT
-	if err := p.carryTranslations(); err != nil {
+	if err := p.carryConnections(); err != nil {
 		return err
 	}
 	if err := p.record(nil); err != nil {
@@ -84,6 +81,12 @@ func copyMap[T any](to memory[T], m *ebpf.Map) error {
 func (p *Plane) copyCounters() error {
 	for _, v := range p.applied.vips {
 		if err := copyCount[lbCounters](p.maps.VipCounters, p.former[lbMapVipCounters], v.id); err != nil {
+			return err
+		}
+		if p.former[lbMapGuardCounters] == nil {
+			continue // a former version had none
+		}
+		if err := copyCount[lbGuardCounters](p.maps.GuardCounters, p.former[lbMapGuardCounters], v.id); err != nil {
 			return err
 		}
 	}
@@ -172,19 +175,31 @@ func (p *Plane) placesOf(key uint64) []*lbFlow {
 	return places
 }
 
+// carryConnections copies the connections that are not known yet.
+func (p *Plane) carryConnections() error {
+	if p.former == nil {
+		return nil
+	}
+	if err := p.carryFlows(); err != nil {
+		return err
+	}
+	return p.carryTranslations()
+}
+
 // finishCarryOver is called when the program has been replaced everywhere.
 func (p *Plane) finishCarryOver() error {
 	if p.former == nil {
 		return nil
 	}
-	// Packets that are still in the former program may enter flows.
+	// At once, for their next packets come to this program; and again when no packet is in
+	// the former one any more, which may enter flows until then.
+	if err := p.carryConnections(); err != nil {
+		return err
+	}
 	if err := quiesce(); err != nil {
 		return err
 	}
-	if err := p.carryFlows(); err != nil {
-		return err
-	}
-	if err := p.carryTranslations(); err != nil {
+	if err := p.carryConnections(); err != nil {
 		return err
 	}
 	former := p.former

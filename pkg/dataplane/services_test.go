@@ -298,8 +298,11 @@ func (l *lab) find(f family, port uint16, wide bool) service {
 func (s service) forwarded(in packet) packet { return s.forwardedBy(in, hashOf(in)) }
 
 // forwardedBy is a packet as the service's backend receives it; the hash of its flow
-// shows in outer headers.
+// shows in outer headers, or of a fragment what it has in common with the others.
 func (s service) forwardedBy(in packet, hash uint64) packet {
+	if id, ok := in.fragmentID(); ok {
+		hash = fragmentHash(in.source, in.destination, in.payload.protocol(in.ipv6()), id)
+	}
 	in.to, in.from, in.tags = s.path.Destination, s.path.Source, nil
 	if s.path.VLAN != 0 {
 		in.tags = []tag{{etherVLAN, s.path.VLAN}}
@@ -344,6 +347,18 @@ func hashOf(in packet) uint64 {
 		return 0
 	}
 	return testSeed().Hash(f)
+}
+
+// fragmentHash is of what fragments of one packet have in common (RFC 791, RFC 8200
+// section 4.5): with IPv6 the protocol is not part of it.
+func fragmentHash(source, destination netip.Addr, protocol uint8, id uint32) uint64 {
+	if source.Is6() {
+		protocol = numberFragment
+	} else {
+		id <<= 16
+	}
+	from, to := netip.AddrPortFrom(source, uint16(id>>16)), netip.AddrPortFrom(destination, uint16(id))
+	return testSeed().Hash(Flow{from, to, model.Protocol(protocol)}) | flowKey
 }
 
 // counted is a row of which the service's VIP takes notice, and no backend.

@@ -45,11 +45,13 @@ func natNow() (flux.Tick, error) {
 	return flux.Tick(ts.Nano()>>natTickShift) & flowTickMask, nil
 }
 
+const natOpen = lbNatFlagNAT_REPLIED | lbNatFlagNAT_SPOKEN
+
 const natClosed = lbNatFlagNAT_CLIENT_CLOSED | lbNatFlagNAT_BACKEND_CLOSED
 
 // expired reports whether a connection is over; see nat_idle in bpf/translation.h.
 func (t translation) expired(now flux.Tick, idle uint32) bool {
-	if t.flags&lbNatFlagNAT_REPLIED == 0 || t.flags&lbNatFlagNAT_RESET != 0 || t.flags&natClosed == natClosed {
+	if t.flags&natOpen != natOpen || t.flags&lbNatFlagNAT_RESET != 0 || t.flags&natClosed == natClosed {
 		idle = natTransitory
 	}
 	age := uint32(flux.Age(now, t.seen))
@@ -91,12 +93,15 @@ func (p *Plane) visitTranslation(s *sweep, index uint32) {
 	if t.flags&lbNatFlagNAT_USED == 0 {
 		return
 	}
-	vip := p.vipByID[t.vip]
-	if vip == nil || p.placeOf(t.backend) == nil || t.expired(s.natNow, p.natTimeouts.elements[t.vip].Idle) {
+	vip, at := p.vipByID[t.vip], p.placeOf(t.backend)
+	if vip == nil || at == nil || t.expired(s.natNow, p.natTimeouts.elements[t.vip].Idle) {
 		p.freeTranslation(index, state)
 		return
 	}
 	s.translations++
+	if at != vip.place {
+		s.strays[t.vip] = true
+	}
 	s.backends[t.backend]++
 	s.vips[t.vip]++
 }
@@ -109,7 +114,7 @@ func (p *Plane) freeTranslation(index uint32, state uint64) {
 		return
 	}
 	p.dropSession(p.seed.Hash(flow), index)
-	if port := uint16(index); p.sources.Ports.Contains(port) {
+	if port := uint16(index); p.natSources.Ports.Contains(port) {
 		line := &p.natPorts.elements[index/natPortsPerLine]
 		atomic.AndUint64(&line.Word[index/natPortsPerWord%8], ^(uint64(1) << (index % natPortsPerWord)))
 	}
@@ -161,7 +166,7 @@ func (p *Plane) markPorts() {
 					continue
 				}
 				inUse := atomic.LoadUint64(&p.translations.elements[index].State)>>flowFlagsShift != 0
-				if inUse || !p.sources.Ports.Contains(uint16(index)) {
+				if inUse || !p.natSources.Ports.Contains(uint16(index)) {
 					word |= 1 << bit
 				}
 			}
@@ -182,7 +187,7 @@ func (p *Plane) sameSources(pinned *ebpf.Map) (bool, error) {
 	if err != nil {
 		return true, nil // who adopts the maps refuses it, and says so
 	}
-	return l.NAT.IPv4 == p.sources.IPv4 && l.NAT.IPv6 == p.sources.IPv6, nil
+	return l.NAT.IPv4 == p.natSources.IPv4 && l.NAT.IPv6 == p.natSources.IPv6, nil
 }
 
 // carryTranslations copies the connections of the former maps whose addresses are still
@@ -197,7 +202,7 @@ func (p *Plane) carryTranslations() error {
 	}
 	for i := range former.elements {
 		index := uint32(i)
-		number, kept := p.sources.number(p.formerSources.address(index / natPerAddress))
+		number, kept := p.natSources.number(p.formerSources.address(index / natPerAddress))
 		if kept {
 			p.carryTranslation(&former.elements[i], number*natPerAddress+index%natPerAddress)
 		}

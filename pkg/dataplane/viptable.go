@@ -16,6 +16,8 @@ type vipTable struct {
 	wide bool
 	// replies: there are keys of backends' answers.
 	replies bool
+	// guarded: some address has a guard.
+	guarded bool
 }
 
 // bucketsPerEntry sizes the map. Of n keys in m buckets of two, a random hash puts
@@ -36,6 +38,9 @@ func buildVIPTable(entries []lbVipEntry, maxBuckets uint32, random *rand.Rand) (
 	for i := range entries {
 		e := entries[i].Endpoint &^ endpointReply
 		t.replies = t.replies || e != entries[i].Endpoint
+		if e == endpointAddress && entries[i].Flags&uint16(lbVipFlagVIP_GUARDED) != 0 {
+			t.guarded = true
+		}
 		if e != endpointAddress && e < endpointFragment && e&0xffff == 0 {
 			t.wide = true
 		}

@@ -123,7 +123,7 @@ func entriesOf(vips []model.VIP) []lbVipEntry {
 	for i, v := range vips {
 		numbered[fmt.Sprint(i)] = &vip{VIP: v, id: uint32(i + 1), place: &place{id: 3}}
 	}
-	return buildDirectory(numbered, (*place).backendNumbers).entries
+	return buildDirectory(numbered, model.NodeSources{}, 0, (*place).backendNumbers).entries
 }
 
 // find looks an entry up as the program does.

@@ -20,6 +20,9 @@ type State struct {
 	Pools []Pool
 	// Paths to backends, by their address. A backend without one is unresolved.
 	Paths map[netip.Addr]Path
+	// SourceLists are sorted by name; Sources hold for all VIPs.
+	SourceLists []model.SourceList
+	Sources     model.NodeSources
 	// Next is when time alone will change the result, zero if it will not.
 	Next time.Time
 }
@@ -95,7 +98,7 @@ type Health func(pool *model.Pool, id model.BackendID) (model.Health, time.Time)
 // nothing is computed twice, and what did not change can be told by its address.
 // last is also what on_all_down "last-known" falls back on.
 func Build(desired model.State, health Health, now time.Time, last State) (State, error) {
-	next := State{VIPs: desired.VIPs, Pools: make([]Pool, len(desired.Pools))}
+	next := State{VIPs: desired.VIPs, Pools: make([]Pool, len(desired.Pools)), SourceLists: desired.SourceLists, Sources: desired.Sources}
 	for i := range desired.Pools {
 		b := builder{Pool: &desired.Pools[i], health: health, now: now}
 		pool, err := b.build(last.Pool(b.Name))

@@ -58,8 +58,10 @@ func filled() model.Status {
 		Interfaces: []model.InterfaceStatus{{Name: "eth1", Mode: "native"}},
 		VIPs: []model.VIPStatus{
 			{VIP: model.VIP{Name: "web", Endpoints: endpoints("192.0.2.10:80", "192.0.2.10:8000-8100", "[2001:db8::10]:80"), Protocol: model.TCP, Mode: model.ModeDSRGUE, Pool: "web"},
+				Dropped:   []model.Reason{{Name: "drop_tcp_flags", Packets: 2}, {Name: "drop_denied"}},
 				Available: true, InFlux: true, Flows: 21, Counters: model.Counters{Packets: 10, Bytes: 2000, Connections: 3}},
-			{VIP: model.VIP{Name: "dns", Endpoints: endpoints("[2001:db8::53]:any"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web"}},
+			{VIP: model.VIP{Name: "dns", Endpoints: endpoints("[2001:db8::53]:any"), Protocol: model.UDP, Mode: model.ModeDSRL2, Pool: "web", Limits: model.Limits{Packets: model.Limit{Rate: 5}}},
+				Dropped: []model.Reason{{Name: "drop_denied"}, {Name: "drop_limit_packets", Packets: 4}}, Observed: []model.Reason{{Name: "drop_limit_packets", Packets: 6}}, Forgotten: 8},
 		},
 		Pools: []model.PoolStatus{{Name: "web", TableSize: 65537, SlotsInFlux: 300, Backends: []model.BackendStatus{
 			{Backend: model.Backend{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 2, State: model.Enabled},
@@ -73,7 +75,8 @@ func filled() model.Status {
 		Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 3}},
 		Flows: model.FlowTable{Live: 63, Capacity: 1024, SlotsInFlux: 300, Sweeps: 5, Entries: 1000, Took: 2500 * time.Microsecond,
 			Remembered: 70, Evicted: 4, EvictedConnections: 3, Unremembered: 2},
-		NAT: model.NATPorts{Used: 20, Capacity: 129024, Opened: 21, Evicted: 5, Exhausted: 6},
+		NAT:       model.NATPorts{Used: 20, Capacity: 129024, Opened: 21, Evicted: 5, Exhausted: 6},
+		Fragments: model.FragmentTable{Remembered: 90, Evicted: 6},
 	}
 }
 

@@ -82,6 +82,9 @@ func (s snapshot) vips(e emitter) {
 	available := e.gauge("vip_available", "1 while at least one backend takes new flows.", "vip")
 	flows := e.gauge("vip_flows", "Flows of a VIP that the flow table holds.", "vip")
 	influx := e.gauge("vip_in_flux", "1 while flows may be where the VIP's pool or affinity had them before.", "vip")
+	dropped := e.counter("vip_dropped_total", "Packets of a VIP that were dropped because no host sends such, by its source lists, or by its limits.", "vip", "reason")
+	observed := e.counter("vip_observed_total", "Packets of a VIP that limits which only observe would have dropped.", "vip", "reason")
+	forgotten := e.counter("vip_sources_forgotten_total", "Sources of a VIP whose limits began anew for want of room before their time.", "vip")
 	info := e.gauge("vip_info", "Always 1; what a VIP carries, how it is forwarded, and the pool that serves it.", "vip", "protocol", "mode", "pool")
 	endpoint := e.gauge("vip_endpoint_info", "Always 1; an address of a VIP and its ports there: a number, a range or any.", "vip", "address", "ports", "protocol")
 	for _, v := range s.status.VIPs {
@@ -91,6 +94,18 @@ func (s snapshot) vips(e emitter) {
 		available(number(v.Available), v.Name)
 		flows(float64(v.Flows), v.Name)
 		influx(number(v.InFlux), v.Name)
+		guarded := v.Limits.Any() || v.Sources != (model.Sources{})
+		for _, r := range v.Dropped {
+			if guarded || r.Packets > 0 {
+				dropped(float64(r.Packets), v.Name, r.Name)
+			}
+		}
+		if v.Limits.Any() {
+			for _, r := range v.Observed {
+				observed(float64(r.Packets), v.Name, r.Name)
+			}
+			forgotten(float64(v.Forgotten), v.Name)
+		}
 		info(1, v.Name, v.Protocol.String(), v.Mode.String(), v.Pool)
 		for _, at := range v.Endpoints {
 			endpoint(1, v.Name, at.Address.String(), at.Ports.String(), v.Protocol.String())
@@ -193,4 +208,7 @@ func (s snapshot) flows(e emitter) {
 	e.counter("nat_evicted_total", "Connections of fullnat that gave their port to another, for they had no answer yet, or had ended.")(float64(n.Evicted))
 	e.counter("nat_exhausted_total", "Packets that began no connection of fullnat for want of a port. Alarm: there are too few addresses.")(float64(n.Exhausted))
 	e.counter("flow_unremembered_total", "Flows that the flow table had no room for and that may break at the next change. Alarm: the flow table is too small.")(float64(f.Unremembered))
+	fragments := s.status.Fragments
+	e.counter("fragmented_remembered_total", "Packets in fragments that were entered into the fragment table.")(float64(fragments.Remembered))
+	e.counter("fragmented_evicted_total", "Packets in fragments that gave way to others while fragments of theirs might still come.")(float64(fragments.Evicted))
 }

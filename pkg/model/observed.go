@@ -49,10 +49,11 @@ type Status struct {
 	VIPs       []VIPStatus
 	Pools      []PoolStatus
 	// Reasons counts every way out of the packet path, in a fixed order.
-	Reasons []Reason
-	Flows   FlowTable
-	NAT     NATPorts
-	Maps    []MapUse
+	Reasons   []Reason
+	Flows     FlowTable
+	Fragments FragmentTable
+	NAT       NATPorts
+	Maps      []MapUse
 }
 
 // InterfaceStatus says how the program is attached.
@@ -73,6 +74,13 @@ type VIPStatus struct {
 	InFlux bool
 	// Flows that the flow table holds.
 	Flows uint64
+	// Dropped counts its packets that were screened, denied or over a limit, in a fixed
+	// order.
+	Dropped []Reason
+	// Observed counts what limits that only observe would have dropped, by the reason that
+	// it would have had; Forgotten sources that limits had no room for.
+	Observed  []Reason
+	Forgotten uint64
 	Counters
 }
 
@@ -156,6 +164,13 @@ type NATPorts struct {
 	Opened, Evicted uint64
 	// Exhausted counts packets that began no connection for want of a port: an alarm.
 	Exhausted uint64
+}
+
+// FragmentTable is what happened to the fragment table since it was made.
+type FragmentTable struct {
+	// Remembered counts packets in fragments, Evicted those that gave way while
+	// fragments of theirs might still come.
+	Remembered, Evicted uint64
 }
 
 // Reason is one way out of the packet path with its count of packets.

@@ -10,11 +10,15 @@ import (
 type State struct {
 	VIPs  []VIP
 	Pools []Pool
+	// SourceLists are what VIPs and Sources name.
+	SourceLists []SourceList
+	// Sources hold for all VIPs.
+	Sources NodeSources
 }
 
-// Clone returns a deep copy.
+// Clone returns a deep copy, but for the contents of source lists, which do not change.
 func (s State) Clone() State {
-	c := State{VIPs: slices.Clone(s.VIPs), Pools: slices.Clone(s.Pools)}
+	c := State{VIPs: slices.Clone(s.VIPs), Pools: slices.Clone(s.Pools), SourceLists: slices.Clone(s.SourceLists), Sources: s.Sources}
 	for i := range c.VIPs {
 		c.VIPs[i].Endpoints = slices.Clone(c.VIPs[i].Endpoints)
 	}
@@ -29,10 +33,11 @@ func (s State) Clone() State {
 	return c
 }
 
-// Sort puts the state into its canonical order: VIPs, pools and checks by
-// name, backends by identity, endpoints by address, server IDs by configuration.
+// Sort puts the state into its canonical order: VIPs, pools, checks and
+// source lists by name, backends by identity, endpoints by address, server IDs by configuration.
 func (s *State) Sort() {
 	slices.SortFunc(s.VIPs, func(a, b VIP) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.SourceLists, func(a, b SourceList) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(s.Pools, func(a, b Pool) int { return strings.Compare(a.Name, b.Name) })
 	for i := range s.VIPs {
 		slices.SortFunc(s.VIPs[i].Endpoints, Endpoint.Compare)

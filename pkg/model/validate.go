@@ -41,6 +41,7 @@ func (s *State) Validate() error {
 	}
 	v.vips(s.VIPs, pools)
 	v.separate(s)
+	v.sourceLists(s)
 	return errors.Join(v.errs...)
 }
 

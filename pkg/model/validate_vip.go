@@ -43,6 +43,7 @@ func (v *validator) vip(at string, vip *VIP) {
 	if vip.Mode == ModeFullNAT {
 		v.fullNAT(at, vip)
 	}
+	v.limits(at, vip)
 }
 
 func (v *validator) endpoints(at string, vip *VIP) {

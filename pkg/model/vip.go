@@ -149,6 +149,10 @@ type VIP struct {
 	// QUIC says that UDP carries QUIC: Initials start flows, and connection IDs
 	// that name a backend lead to it.
 	QUIC bool
+	// Sources are whom the VIP is for; those of the node come on top.
+	Sources Sources
+	// Limits are how much of it may come.
+	Limits Limits
 }
 
 // DefaultTracking is how the VIP tracks if it is not said.

@@ -204,7 +204,7 @@ health web 10.0.1.20 down`
 		s.plane.counters = dataplane.Counters{
 			VIPs:     map[string]model.Counters{"www": {Packets: 1, Bytes: 2, Connections: 3}},
 			Backends: map[dataplane.BackendKey]model.Counters{{Pool: "web", ID: first}: {Packets: 4, Bytes: 5, Connections: 6}},
-			Reasons:  []model.Reason{{Name: "not_ours", Packets: 7}},
+			Reasons:  []model.Reason{{Name: "not_ours", Packets: 7}}, Fragments: model.FragmentTable{Remembered: 8, Evicted: 9},
 		}
 		got, err := s.loop.Status(t.Context())
 		if err != nil {
@@ -232,9 +232,9 @@ health web 10.0.1.20 down`
 					NextHop: model.NextHop{Interface: "eth0", Problem: "no route to it"},
 				}},
 			}},
-			Reasons: []model.Reason{{Name: "not_ours", Packets: 7}},
-			Flows:   model.FlowTable{Sweeps: 120},
-			Maps:    []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 8}},
+			Reasons: []model.Reason{{Name: "not_ours", Packets: 7}}, Fragments: model.FragmentTable{Remembered: 8, Evicted: 9},
+			Flows: model.FlowTable{Sweeps: 120},
+			Maps:  []model.MapUse{{Name: "slots", Used: 1, Capacity: 2, Bytes: 8}},
 		}
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %+v\nwant %+v", got, want)

@@ -39,6 +39,7 @@ func (l *Loop) status() (model.Status, error) {
 		Applied:    l.applied,
 		Interfaces: l.o.Plane.Interfaces(),
 		Reasons:    counters.Reasons,
+		Fragments:  counters.Fragments,
 		Maps:       l.o.Plane.Maps(),
 	}
 	flows := l.o.Plane.Flows()
@@ -55,6 +56,7 @@ func (l *Loop) status() (model.Status, error) {
 		s.VIPs = append(s.VIPs, model.VIPStatus{
 			VIP: v, Available: l.available(v.Name), Counters: counters.VIPs[v.Name],
 			InFlux: flows.VIPs[v.Name].InFlux, Flows: flows.VIPs[v.Name].Live,
+			Dropped: counters.Dropped[v.Name], Observed: counters.Observed[v.Name], Forgotten: counters.Forgotten[v.Name],
 		})
 	}
 	return s, nil

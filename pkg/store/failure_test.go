@@ -53,7 +53,7 @@ func TestNoDirectory(t *testing.T) {
 func TestForeignContent(t *testing.T) {
 	const vip = `{"address":"192.0.2.1","protocol":"tcp","port":80,"mode":"dsr-l2","pool":"web"}`
 	for _, tt := range []struct{ name, bucket, key, value, want string }{
-		{"newer schema", bucketMeta, keySchema, "4", "written by a newer version of Steelyard (schema 4; this one reads 3)"},
+		{"newer schema", bucketMeta, keySchema, "5", "written by a newer version of Steelyard (schema 5; this one reads 4)"},
 		{"no number", bucketMeta, keySchema, "one", `its schema version is "one"`},
 		{"unknown field", bucketVIPs, "web", vip[:len(vip)-1] + `,"answer":42}`, `VIP "web": the record cannot be read: json: unknown field "answer"`},
 		{"unknown word", bucketVIPs, "web", strings.Replace(vip, "dsr-l2", "snat", 1), `unknown forwarding mode "snat"`},

@@ -21,8 +21,11 @@ type Kind string
 
 // The kinds of objects. A pool's checks and backends are part of it.
 const (
-	KindVIP  Kind = "VIP"
-	KindPool Kind = "pool"
+	KindVIP        Kind = "VIP"
+	KindPool       Kind = "pool"
+	KindSourceList Kind = "source list"
+	// KindNode is what holds for all VIPs.
+	KindNode Kind = "node"
 )
 
 // Action is what became of an object.

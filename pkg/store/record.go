@@ -33,6 +33,9 @@ type vipRecord struct {
 	Fragments string          `json:"fragments"`
 	MSS       uint16          `json:"mss,omitempty"`
 	QUIC      bool            `json:"quic,omitempty"`
+	// Sources and Limits are not in records of schema 1 to 3.
+	Sources *sourcesRecord `json:"sources,omitempty"`
+	Limits  *limitsRecord  `json:"limits,omitempty"`
 }
 
 type affinityRecord struct {
@@ -89,7 +92,7 @@ func encodeVIP(v model.VIP) ([]byte, error) {
 		Endpoints: texts(v.Endpoints), Protocol: v.Protocol.String(), Mode: v.Mode.String(), Pool: v.Pool,
 		Tracking: v.Tracking.String(), IdleTimeout: v.IdleTimeout.String(),
 		Affinity:  &affinityRecord{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
-		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
+		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC, Sources: encodeSources(v.Sources), Limits: encodeLimits(v.Limits),
 	})
 }
 
@@ -104,13 +107,14 @@ func decodeVIP(name string, data []byte) (model.VIP, error) {
 	if r.Address.IsValid() {
 		endpoints = append(endpoints, model.Endpoint{Address: r.Address, Ports: model.Port(r.Port)})
 	}
-	v := model.VIP{Name: name, Endpoints: endpoints, Protocol: protocol, Mode: mode, Pool: r.Pool, MSS: r.MSS, QUIC: r.QUIC}
-	var errTracking, errIdle, errAffinity, errFragments error
+	v := model.VIP{Name: name, Endpoints: endpoints, Protocol: protocol, Mode: mode, Pool: r.Pool, MSS: r.MSS, QUIC: r.QUIC, Sources: r.Sources.sources()}
+	var errTracking, errIdle, errAffinity, errFragments, errLimits error
+	v.Limits, errLimits = r.Limits.limits()
 	v.Tracking, errTracking = orDefault(r.Tracking, v.DefaultTracking(), model.ParseTracking)
 	v.IdleTimeout, errIdle = orDefault(r.IdleTimeout, model.DefaultIdleTimeout, time.ParseDuration)
 	v.Affinity, errAffinity = r.Affinity.affinity()
 	v.Fragments, errFragments = orDefault(r.Fragments, model.FragmentsFollow, model.ParseFragmentPolicy)
-	return v, errors.Join(errProtocol, errMode, errEndpoints, errTracking, errIdle, errAffinity, errFragments)
+	return v, errors.Join(errProtocol, errMode, errEndpoints, errTracking, errIdle, errAffinity, errFragments, errLimits)
 }
 
 func (r *affinityRecord) affinity() (model.Affinity, error) {

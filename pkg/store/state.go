@@ -30,7 +30,7 @@ func (s *Store) Load() (model.State, uint64, error) {
 		if err != nil {
 			return err
 		}
-		return tx.Bucket([]byte(bucketPools)).ForEach(func(name, data []byte) error {
+		err = tx.Bucket([]byte(bucketPools)).ForEach(func(name, data []byte) error {
 			pool, err := decodePool(string(name), data)
 			if err != nil {
 				return fmt.Errorf("read store %s: pool %q: %w", s.path, name, err)
@@ -38,6 +38,10 @@ func (s *Store) Load() (model.State, uint64, error) {
 			state.Pools = append(state.Pools, pool)
 			return nil
 		})
+		if err != nil {
+			return err
+		}
+		return s.loadSources(tx, &state)
 	})
 	if err != nil {
 		return model.State{}, 0, err
@@ -83,7 +87,7 @@ func (s *Store) Save(expect uint64, next model.State, note string) (uint64, erro
 }
 
 // writer encodes a state. What it returns makes the store hold exactly that
-// state, and says which objects differed, pools first.
+// state, and says which objects differed, pools first, source lists last.
 func writer(state model.State) (func(*bbolt.Tx) ([]Change, error), error) {
 	vips, err := encodeAll(state.VIPs, func(v model.VIP) string { return v.Name }, encodeVIP)
 	if err != nil {
@@ -93,13 +97,21 @@ func writer(state model.State) (func(*bbolt.Tx) ([]Change, error), error) {
 	if err != nil {
 		return nil, fmt.Errorf("pool %w", err)
 	}
+	sources, err := sourcesWriter(state)
+	if err != nil {
+		return nil, err
+	}
 	return func(tx *bbolt.Tx) ([]Change, error) {
 		changes, err := replace(tx.Bucket([]byte(bucketPools)), KindPool, pools)
 		if err != nil {
 			return nil, err
 		}
 		more, err := replace(tx.Bucket([]byte(bucketVIPs)), KindVIP, vips)
-		return append(changes, more...), err
+		if err != nil {
+			return nil, err
+		}
+		rest, err := sources(tx)
+		return append(append(changes, more...), rest...), err
 	}, nil
 }
 

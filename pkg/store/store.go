@@ -35,7 +35,8 @@ import (
 //   - 2: tracking and idle timeout of VIPs, grace, slow start and draining in pools
 //   - 3: endpoints instead of one address and port, affinity, fragments, MSS and
 //     QUIC of VIPs, server IDs of backends
-const schema = 3
+//   - 4: source lists, and those that VIPs and the node name
+const schema = 4
 
 // The buckets of the database, and the keys of the bucket meta.
 const (
@@ -44,6 +45,13 @@ const (
 	bucketPools   = "pools"   // name: poolRecord
 	bucketHistory = "history" // revision, 8 bytes big-endian: entryRecord
 	bucketHealth  = "health"  // pool, backend, check, separated by zeros: healthRecord
+
+	// What follows is not in files of schema 1 to 3.
+	bucketLists    = "source_lists"    // name: listRecord
+	bucketPrefixes = "source_prefixes" // digest, 32 bytes: [model.SourceList.Encode]
+	bucketNode     = "node"            // the keys below
+
+	keySources = "sources" // nodeSourcesRecord
 
 	keySchema   = "schema"    // decimal
 	keyRevision = "revision"  // 8 bytes, big-endian
@@ -149,6 +157,9 @@ func (s *Store) upgrade(state model.State) error {
 		return fmt.Errorf("upgrade store %s: %w", s.path, err)
 	}
 	return s.update(func(tx *bbolt.Tx) error {
+		if err := makeBuckets(tx); err != nil {
+			return err
+		}
 		if _, err := write(tx); err != nil {
 			return err
 		}
@@ -174,7 +185,7 @@ func (s *Store) checkSchema() (found int, err error) {
 			return fmt.Errorf("store %s was written by a newer version of Steelyard (schema %d; this one reads %d): run that version, or name another file",
 				s.path, found, schema)
 		}
-		for _, name := range buckets() {
+		for _, name := range bucketsOf(found) {
 			if tx.Bucket([]byte(name)) == nil {
 				return s.damaged(fmt.Errorf("bucket %q is missing", name))
 			}
@@ -184,20 +195,32 @@ func (s *Store) checkSchema() (found int, err error) {
 	return found, err
 }
 
-func buckets() []string {
-	return []string{bucketMeta, bucketVIPs, bucketPools, bucketHistory, bucketHealth}
+// bucketsOf are those that a file of a schema has.
+func bucketsOf(schema int) []string {
+	all := []string{bucketMeta, bucketVIPs, bucketPools, bucketHistory, bucketHealth}
+	if schema >= 4 {
+		all = append(all, bucketLists, bucketPrefixes, bucketNode)
+	}
+	return all
 }
 
 func initialize(tx *bbolt.Tx) error {
-	for _, name := range buckets() {
-		if _, err := tx.CreateBucket([]byte(name)); err != nil {
-			return err
-		}
+	if err := makeBuckets(tx); err != nil {
+		return err
 	}
 	if err := setRevision(tx, 0); err != nil {
 		return err
 	}
 	return setSchema(tx)
+}
+
+func makeBuckets(tx *bbolt.Tx) error {
+	for _, name := range bucketsOf(schema) {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func setSchema(tx *bbolt.Tx) error {

@@ -39,7 +39,15 @@ func TestChurn(t *testing.T) {
 func churnPaths() []path {
 	paths := []path{{mode: "dsr-l2"}}
 	if full() {
-		paths = append(paths, path{mode: "dsr-gue", transport: quic}, path{mode: "dsr-ipip", ipv6: true, transport: roaming})
+		paths = append(paths,
+			path{mode: "dsr-l2", ipv6: true},
+			path{mode: "dsr-ipip"},
+			path{mode: "dsr-gue", ipv6: true},
+			path{mode: "dsr-gue", transport: quic},
+			path{mode: "dsr-ipip", ipv6: true, transport: roaming},
+			path{mode: "nat"},
+			path{mode: "fullnat", ipv6: true},
+		)
 	}
 	return paths
 }

@@ -13,6 +13,23 @@ type path struct {
 	transport transport
 }
 
+// translates is whether backends are ordinary servers, whose answers the balancer changes back.
+func (p path) translates() bool { return p.mode == "nat" || p.mode == "fullnat" }
+
+// vip are the options of VIP "web" or "control". Of fullnat, which remembers every
+// connection in any case, the control is nat.
+func (p path) vip(name string) []string {
+	mode, options := p.mode, p.transport.vip(name)
+	if p.mode == "fullnat" {
+		if name == "control" {
+			mode = "nat"
+		} else {
+			options = append(options, "--tracking", "always") // the last one counts
+		}
+	}
+	return append([]string{"--mode", mode}, options...)
+}
+
 // suffix is for the names of tests: empty for TCP over IPv4 in mode dsr-l2.
 func (p path) suffix() string {
 	if p == (path{mode: "dsr-l2"}) {
@@ -26,6 +43,14 @@ func (p path) suffix() string {
 		parts = append(parts, p.transport.String())
 	}
 	return strings.Join(parts, "-")
+}
+
+// String has every part but the usual family.
+func (p path) String() string {
+	if p.ipv6 {
+		return p.mode + "-v6-" + p.transport.String()
+	}
+	return p.mode + "-" + p.transport.String()
 }
 
 // transport is what connections are made of, and what their VIPs do for them.

@@ -11,14 +11,20 @@ import (
 // nothing is in flux and nothing is remembered.
 func TestEverythingSettles(t *testing.T) {
 	for _, p := range settlePaths() {
-		t.Run(p.mode+"-"+p.transport.String(), func(t *testing.T) { everythingSettles(t, p) })
+		t.Run(p.String(), func(t *testing.T) { everythingSettles(t, p) })
 	}
 }
 
 func settlePaths() []path {
 	paths := []path{{mode: "dsr-l2"}}
 	if full() {
-		paths = append(paths, path{mode: "dsr-gue", transport: quic})
+		paths = append(paths,
+			path{mode: "dsr-l2", ipv6: true},
+			path{mode: "dsr-ipip"},
+			path{mode: "dsr-ipip", ipv6: true},
+			path{mode: "dsr-gue", transport: quic},
+			path{mode: "dsr-gue", ipv6: true, transport: quic},
+		)
 	}
 	return paths
 }
@@ -59,7 +65,7 @@ func (s *site) waitSettled() {
 // remembered. The same flood on slots in flux is.
 func TestSettledTableStaysEmpty(t *testing.T) {
 	for _, p := range settlePaths() {
-		t.Run(p.mode+"-"+p.transport.String(), func(t *testing.T) { settledTableStaysEmpty(t, p) })
+		t.Run(p.String(), func(t *testing.T) { settledTableStaysEmpty(t, p) })
 	}
 }
 

@@ -21,6 +21,9 @@ const (
 	// backends of the lab; a scenario's pool begins with some of them.
 	backends = 10
 	vipPort  = 80
+	// controlPort is that of VIP "control" in the modes that translate: answers come from
+	// it, and else nothing would tell for which VIP they are.
+	controlPort = 81
 	// checkPort is what health checks probe, apart from the service.
 	checkPort = 8080
 	// longIdleTimeout is longer than a scenario: no slot settles in it.
@@ -80,16 +83,26 @@ func (s *site) report(broken []*connection) {
 // newSite serves both VIPs from pool "web", which has the first few backends.
 func newSite(t *testing.T, p path, pool int, idleTimeout time.Duration) *site {
 	t.Helper()
-	s := &site{Lab: lab.Start(t, lab.Options{Backends: backends}), t: t, path: p, binary: program(t, "steelyard")}
+	options := lab.Options{Backends: backends}
+	if p.translates() {
+		options.Return = lab.ReturnGateway
+	}
+	s := &site{Lab: lab.Start(t, options), t: t, path: p, binary: program(t, "steelyard")}
 	s.config = fmt.Sprintf("interfaces: [eth0]\napi:\n  socket: %s\nmetrics:\n  listen: \"\"\nstore: %s\npin_path: %s\nlimits:\n  flows: %d\n",
 		s.socket(), filepath.Join(s.Balancer.Dir(), "state.db"), s.BPFFS(), flowTable)
-	web, control := s.vip(10), s.vip(11)
-	s.serve(web.Addr(), control.Addr())
+	if p.mode == "fullnat" {
+		v4, v6 := lab.SNAT()
+		s.config += fmt.Sprintf("nat:\n  source_ipv4: %s\n  source_ipv6: %q\n", v4.Addr(), v6.Addr())
+	}
+	web, control := s.vip(10, vipPort), s.vip(11, vipPort)
+	if p.translates() {
+		control = s.vip(11, controlPort)
+	}
+	s.serve(web, control)
 	s.start()
 	s.addPool("web", 1, pool)
 	for name, vip := range map[string]netip.AddrPort{"web": web, "control": control} {
-		s.cli(append([]string{"vip", "add", name, vip.String(), "--mode", p.mode, "--pool", "web",
-			"--idle-timeout", idleTimeout.String()}, p.transport.vip(name)...)...)
+		s.cli(append([]string{"vip", "add", name, vip.String(), "--pool", "web", "--idle-timeout", idleTimeout.String()}, p.vip(name)...)...)
 	}
 	s.wait("every backend is reachable", func(status status) error {
 		for _, b := range status.pool("web").Backends {
@@ -120,12 +133,12 @@ func program(t *testing.T, name string) string {
 
 func (s *site) socket() string { return filepath.Join(s.Balancer.Dir(), "api.sock") }
 
-func (s *site) vip(i int) netip.AddrPort {
+func (s *site) vip(i int, port uint16) netip.AddrPort {
 	v4, v6 := lab.VIP(i)
 	if s.path.ipv6 {
-		return netip.AddrPortFrom(v6, vipPort)
+		return netip.AddrPortFrom(v6, port)
 	}
-	return netip.AddrPortFrom(v4, vipPort)
+	return netip.AddrPortFrom(v4, port)
 }
 
 // address is that of the n-th backend, from 1.
@@ -161,34 +174,48 @@ func (s *site) addPool(name string, first, last int) {
 func (s *site) size() form { return s.path.transport.size() }
 
 // serve makes every backend answer for the VIPs.
-func (s *site) serve(vips ...netip.Addr) {
+func (s *site) serve(vips ...netip.AddrPort) {
 	s.t.Helper()
 	balancer := s.Balancer.V4
 	if s.path.ipv6 {
 		balancer = s.Balancer.V6
 	}
+	var addresses []netip.Addr
+	var ports []uint16
+	for _, vip := range vips {
+		addresses = append(addresses, vip.Addr())
+		if !slices.Contains(ports, vip.Port()) {
+			ports = append(ports, vip.Port())
+		}
+	}
 	for i, b := range s.Backends {
-		if s.path.mode == "dsr-l2" {
-			if err := b.PlainDSR(vips...); err != nil {
+		switch {
+		case s.path.translates(): // nothing to prepare
+		case s.path.mode == "dsr-l2":
+			if err := b.PlainDSR(addresses...); err != nil {
 				s.t.Fatal(err)
 			}
-		} else if _, err := b.BackendHelper(s.t.Context(), s.binary, vips, []netip.Addr{balancer}); err != nil {
-			s.t.Fatal(err)
+		default:
+			if _, err := b.BackendHelper(s.t.Context(), s.binary, addresses, []netip.Addr{balancer}); err != nil {
+				s.t.Fatal(err)
+			}
 		}
-		s.answer(b, i+1)
+		for _, port := range ports {
+			s.answer(b, i+1, port)
+		}
 		s.checked = append(s.checked, newServer(s.t, b, checkPort, func(net.Conn) {}))
 	}
 }
 
-// answer starts the n-th backend's server of the path's transport.
-func (s *site) answer(b *lab.Host, n int) {
+// answer starts a server of the path's transport on the n-th backend.
+func (s *site) answer(b *lab.Host, n int, port uint16) {
 	s.t.Helper()
 	handle := func(conn net.Conn) { answer(conn, uint64(n)) }
 	if s.path.transport == tcp {
-		newServer(s.t, b, vipPort, handle)
+		newServer(s.t, b, port, handle)
 		return
 	}
-	o := lab.QUICOptions{Port: vipPort, Handle: handle}
+	o := lab.QUICOptions{Port: port, Handle: handle}
 	if s.path.transport == roaming {
 		o.ServerID = serverID(n)
 	}
@@ -310,6 +337,7 @@ type status struct {
 		Evicted            uint64
 		EvictedConnections uint64 `json:"evicted_connections"`
 	} `json:"flow_table"`
+	NATPorts struct{ Evicted uint64 } `json:"nat_ports"`
 }
 
 type poolStatus struct {

@@ -16,14 +16,8 @@ func TestDNS(t *testing.T) {
 	t.Parallel()
 	all := ways()
 	r := startWith(t, lab.Options{}, setup{vips: vipsOf(all)})
-	large := strings.Repeat(`"`+strings.Repeat("steelyard", 25)+`" `, 20)
-	for _, b := range r.Backends {
-		// It listens on its own address too, where checks ask.
-		_, err := b.NSD(t.Context(), lab.Zone{Name: "example.org", Records: []string{
-			fmt.Sprintf(`*.who TXT "%s"`, b.Name), "large TXT " + large, "www A 192.0.2.80", "www AAAA 2001:db8::80",
-		}}, append(vipsOf(all), b.V4, b.V6)...)
-		r.must(err)
-	}
+	// They listen on their own addresses too, where checks ask.
+	r.nameServers(vipsOf(all)...)
 	for pool, address := range map[string]func(*lab.Host) netip.Addr{"v4": v4, "v6": v6} {
 		r.addPool(pool, address)
 		r.cli("check", "add", pool, "tcp", "--port", "53", "--interval", checkInterval.String(), "--timeout", checkTimeout.String(), "--fall", "10")
@@ -40,6 +34,19 @@ func TestDNS(t *testing.T) {
 	}
 }
 
+// nameServers starts one on every backend, on its own addresses and these.
+func (r *rig) nameServers(also ...netip.Addr) {
+	r.t.Helper()
+	large := strings.Repeat(`"`+strings.Repeat("steelyard", 25)+`" `, 20)
+	for _, b := range r.Backends {
+		_, err := b.NSD(r.t.Context(), lab.Zone{Name: "example.org", Records: []string{
+			fmt.Sprintf(`*.who TXT "%s"`, b.Name), "large TXT " + large, "www A 192.0.2.80", "www AAAA 2001:db8::80",
+		}}, append(also, b.V4, b.V6)...)
+		r.must(err)
+	}
+}
+
+// dns asks for small and large answers, over both protocols.
 func (r *rig) dns(vip netip.Addr, name string) {
 	r.t.Helper()
 	dig := func(args ...string) string {

@@ -67,6 +67,9 @@ func startWith(t *testing.T, o lab.Options, s setup) *rig {
 	}
 	for _, b := range r.Backends {
 		r.serve(b)
+		if r.Return != lab.ReturnDirect {
+			continue // an ordinary server
+		}
 		if _, err := b.BackendHelper(t.Context(), r.binary, s.vips, []netip.Addr{r.Balancer.V4, r.Balancer.V6}, s.helper...); err != nil {
 			t.Fatal(err)
 		}

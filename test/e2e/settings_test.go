@@ -178,13 +178,20 @@ func (r *rig) keep(vip netip.Addr, n int) []*kept {
 	for i := range n {
 		conn, err := r.Client.Dial(r.t.Context(), "tcp", endpoint(vip), source(vip, 1+i))
 		r.must(err)
-		r.t.Cleanup(func() { conn.Close() })
-		k := &kept{Conn: conn, reader: bufio.NewReader(conn)}
-		k.backend, err = r.askOver(k)
-		r.must(err)
-		all = append(all, k)
+		all = append(all, r.kept(conn))
 	}
 	return all
+}
+
+// kept asks over a connection that is to stay open, until the test ends.
+func (r *rig) kept(conn net.Conn) *kept {
+	r.t.Helper()
+	r.t.Cleanup(func() { conn.Close() })
+	k := &kept{Conn: conn, reader: bufio.NewReader(conn)}
+	var err error
+	k.backend, err = r.askOver(k)
+	r.must(err)
+	return k
 }
 
 // broken is how many connections do not work any more.

@@ -34,24 +34,51 @@ type object struct {
 }
 
 func objects() []object {
+	const lb = "../../pkg/dataplane/lb_bpfel.o"
 	return []object{
-		{"../../pkg/dataplane/lb_bpfel.o", constants{
-			"flow_mask":     {uint32(1<<24 - 1)},
-			"fragment_mask": {uint32(1<<12 - 1)},
-			"gue_checksum":  {false, true},
-			"gue_port":      {uint16(0xc017)}, // 6080 on the wire
-			"hash_seed":     {[2]uint64{0x0123456789abcdef, 0xfedcba9876543210}},
-			"icmp_cost":     {uint64(0), uint64(1_000_000)}, // none, and 1000 a second
-			"spread_ipv4":   {uint16(0), uint16(0xff00)},    // /32 and /24
-			"spread_ipv6":   {uint16(0), uint16(0xffff)},    // /128 and /112
-			"vocabulary":    nil,                            // nothing that the program reads
-		}},
+		{lb, balancer(constants{
+			"gue_checksum": {false, true},
+			"icmp_cost":    {uint64(0), uint64(1_000_000)}, // none, and 1000 a second
+			"spread_ipv4":  {uint16(0), uint16(0xff00)},    // /32 and /24
+			"spread_ipv6":  {uint16(0), uint16(0xffff)},    // /128 and /112
+		})},
+		// What translates does not encapsulate: these two meet once.
+		{lb, balancer(constants{
+			"gue_checksum":     {true},
+			"icmp_cost":        {uint64(0), uint64(1_000_000)},
+			"nat_sources_ipv4": {uint32(0), uint32(1024)}, // none, and /22
+			"nat_sources_ipv6": {uint32(0), uint32(2)},
+			"spread_ipv4":      {uint16(0xff00)},
+			"spread_ipv6":      {uint16(0xffff)},
+		})},
 		{"../../pkg/backend/decap_bpfel.o", constants{
 			"gue_port":   {uint16(0), uint16(0xc017)},
 			"hash_seed":  nil, // it hashes nothing
 			"vocabulary": nil,
 		}},
 	}
+}
+
+// balancer completes constants of the balancer with those whose value does not matter.
+func balancer(c constants) constants {
+	all := constants{
+		"flow_mask":        {uint32(1<<24 - 1)},
+		"fragment_mask":    {uint32(1<<12 - 1)},
+		"gue_port":         {uint16(0xc017)}, // 6080 on the wire
+		"hash_seed":        {[2]uint64{0x0123456789abcdef, 0xfedcba9876543210}},
+		"nat_first_port":   {uint32(1024)},
+		"nat_port_count":   {uint32(64512)},
+		"nat_source_ipv4":  {uint32(0x0409000a)},
+		"nat_source_ipv6":  {[2]uint64{0xb80d0120, 0x0800000000000000}},
+		"nat_sources_ipv4": {uint32(0)},
+		"nat_sources_ipv6": {uint32(0)},
+		"screening":        {true}, // the packet tables run without
+		"session_mask":     {uint32(1<<20 - 1)},
+		"source_mask":      {uint32(1<<14 - 1)},
+		"vocabulary":       nil, // nothing that the program reads
+	}
+	maps.Copy(all, c)
+	return all
 }
 
 // TestVerifier loads every program with every combination of its constants.

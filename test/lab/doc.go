@@ -23,7 +23,9 @@
 //	client ──── access ──── router ──── ...
 //
 // The router sends what is for a VIP to the balancer; backends send their
-// answers to the router, past the balancer (direct server return).
+// answers to the router, past the balancer (direct server return). Or else the
+// balancer is the backends' gateway, or they know nothing but their own network
+// and answer to addresses that the balancer has for that, see [Return].
 //
 // Addresses, where n is the number of a backend from 1:
 //
@@ -36,6 +38,7 @@
 //	access          10.0.2.2         2001:db8:4::2     to the router
 //	balancer        10.0.0.2         2001:db8:2::2     at the switch
 //	                10.0.1.2         2001:db8:3::2     at the router (two interfaces)
+//	                10.0.0.248/30    2001:db8:2::248/126  at the switch, to answer to (SNAT)
 //	backends        10.0.0.(10+n)    2001:db8:2::(10+n)
 //	VIPs            198.51.100.0/24  2001:db8:100::/64
 //

@@ -32,6 +32,7 @@ const (
 	DefaultMTU = 1600
 	MinMTU     = 1280
 	MaxMTU     = 65535
+	MaxQueues  = 16
 )
 
 var nameShape = regexp.MustCompile(`^[a-z][a-z0-9]{0,23}$`)
@@ -52,7 +53,27 @@ type Options struct {
 	// Transit is the MTU in bytes of one more link, between the router and an
 	// access router that the client is then behind; 0 means that there is none.
 	Transit int `json:"transit,omitempty"`
+	// Queues of every device, 1 to [MaxQueues]; 0 means 1. With several, as many CPUs
+	// may be in a device's program at once: a queue is served by one at a time, and a
+	// packet stays with its number from the client to the balancer.
+	Queues int `json:"queues,omitempty"`
+	// Return is how backends answer clients; empty means [ReturnDirect].
+	Return Return `json:"return,omitempty"`
 }
+
+// Return is the way that the answers of backends take to clients.
+type Return string
+
+const (
+	// ReturnDirect goes to the router, past the balancer.
+	ReturnDirect Return = "direct"
+	// ReturnGateway goes through the balancer, the gateway of backends, which forwards
+	// for them what it does not translate.
+	ReturnGateway Return = "gateway"
+	// ReturnSNAT goes to the addresses of [SNAT], which the balancer has beside its
+	// own here and with ReturnGateway. Backends know no way out of their network.
+	ReturnSNAT Return = "snat"
+)
 
 // Lab is a network of namespaces. Its methods may be called by several
 // goroutines, [Lab.Close] by one, at the end.
@@ -148,8 +169,14 @@ func (o Options) complete() (Options, error) {
 	if o.Interfaces == 0 {
 		o.Interfaces = 1
 	}
+	if o.Queues == 0 {
+		o.Queues = 1
+	}
 	if o.MTU == 0 {
 		o.MTU = DefaultMTU
+	}
+	if o.Return == "" {
+		o.Return = ReturnDirect
 	}
 	switch {
 	case !nameShape.MatchString(o.Name):
@@ -162,6 +189,10 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("MTU %d: want %d to %d", o.MTU, MinMTU, MaxMTU)
 	case o.Transit != 0 && (o.Transit < MinMTU || o.Transit > MaxMTU):
 		return o, fmt.Errorf("MTU %d of the transit link: want %d to %d", o.Transit, MinMTU, MaxMTU)
+	case o.Queues < 1 || o.Queues > MaxQueues:
+		return o, fmt.Errorf("%d queues: want 1 to %d", o.Queues, MaxQueues)
+	case !slices.Contains([]Return{ReturnDirect, ReturnGateway, ReturnSNAT}, o.Return):
+		return o, fmt.Errorf("return %q: want %s, %s or %s", o.Return, ReturnDirect, ReturnGateway, ReturnSNAT)
 	}
 	return o, nil
 }

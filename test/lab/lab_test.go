@@ -279,7 +279,7 @@ func TestFailedBuildLeavesNothing(t *testing.T) {
 func TestBadOptions(t *testing.T) {
 	for _, o := range []lab.Options{
 		{Name: "Upper"}, {Name: "a-b"}, {Name: strings.Repeat("a", 25)}, {Name: "../x"},
-		{Backends: -1}, {Backends: lab.MaxBackends + 1}, {Interfaces: 3}, {MTU: 1000},
+		{Backends: -1}, {Backends: lab.MaxBackends + 1}, {Interfaces: 3}, {MTU: 1000}, {Return: "postal"}, {Queues: lab.MaxQueues + 1},
 	} {
 		if l, err := lab.New(o); err == nil {
 			t.Errorf("%+v was taken: %v", o, l.Close())

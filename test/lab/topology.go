@@ -62,6 +62,13 @@ func (n network) host(i int) (v4, v6 netip.Addr) {
 // to the balancer.
 func VIP(i int) (v4, v6 netip.Addr) { return netVIPs.host(i) }
 
+// SNAT returns the addresses, four of each family, that a balancer which answers
+// pass has at the switch, for backends to answer to instead of clients.
+func SNAT() (v4, v6 netip.Prefix) {
+	v4a, v6a := netLAN.host(248)
+	return netip.PrefixFrom(v4a, 30), netip.PrefixFrom(v6a, 126)
+}
+
 // Front returns the balancer's addresses on the side that clients come from.
 func (l *Lab) Front() (v4, v6 netip.Addr) {
 	if l.Interfaces == 2 {
@@ -136,6 +143,9 @@ func (l *Lab) makeHosts() error {
 	if l.Access != nil {
 		routers = append(routers, l.Access)
 	}
+	if l.Return == ReturnGateway {
+		routers = append(routers, l.Balancer)
+	}
 	for _, h := range routers {
 		if err := h.Sysctl("net/ipv4/ip_forward=1", "net/ipv6/conf/all/forwarding=1",
 			"net/ipv4/conf/all/send_redirects=0", "net/ipv4/conf/default/send_redirects=0"); err != nil {
@@ -155,8 +165,9 @@ func (l *Lab) makeHosts() error {
 func (l *Lab) makeLinks() error {
 	var batch []string
 	veth := func(h *Host, device string, index, mtu int, at *Host) {
-		batch = append(batch, fmt.Sprintf("link add %s netns %s index %d mtu %d type veth peer %s netns %s index %d mtu %d",
-			device, h.NetNS, index, mtu, h.Name, at.NetNS, 100+len(batch), mtu))
+		end := fmt.Sprintf("mtu %d numtxqueues %[2]d numrxqueues %[2]d", mtu, l.Queues)
+		batch = append(batch, fmt.Sprintf("link add %s netns %s index %d %s type veth peer %s netns %s index %d %s",
+			device, h.NetNS, index, end, h.Name, at.NetNS, 100+len(batch), end))
 	}
 	gateway := l.Router
 	if l.Access != nil {
@@ -222,6 +233,7 @@ func (l *Lab) configure() error {
 	}
 	balancer = append(balancer, join(netLAN, 2, lanDevice)...)
 	balancer = append(balancer, routes("default", "default", balancerLAN, 1)...)
+	balancer = append(balancer, l.translation(lanDevice)...)
 
 	vips4, vips6 := netVIPs.prefixes()
 	sources4, sources6 := netSources.prefixes()
@@ -240,11 +252,40 @@ func (l *Lab) configure() error {
 		}
 	}
 	for i, b := range l.Backends {
-		if err := ipBatch(b, append(join(netLAN, 11+i, "eth0"), routes("default", "default", netLAN, 1)...)); err != nil {
+		batch := join(netLAN, 11+i, "eth0")
+		switch l.Return {
+		case ReturnDirect:
+			batch = append(batch, routes("default", "default", netLAN, 1)...)
+		case ReturnGateway:
+			batch = append(batch, routes("default", "default", netLAN, 2)...)
+		}
+		if err := ipBatch(b, batch); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// translation are the commands that prepare the balancer for answers that come back to it.
+func (l *Lab) translation(device string) []string {
+	var batch []string
+	if l.Return == ReturnDirect {
+		return batch
+	}
+	if l.Return == ReturnGateway {
+		// A balancer that forwards would send what no VIP serves back to the router.
+		v4, v6 := netVIPs.prefixes()
+		batch = append(batch, "route add unreachable "+v4.String(), "route add unreachable "+v6.String())
+	}
+	v4, v6 := SNAT()
+	for _, prefix := range []netip.Prefix{v4, v6} {
+		for a := prefix.Addr(); prefix.Contains(a); a = a.Next() {
+			// Not preferred: else IPv6 would pick one of them, as the one most like a
+			// backend's, for what the balancer itself asks of the backend.
+			batch = append(batch, fmt.Sprintf("address add %s/%d dev %s preferred_lft 0", a, a.BitLen(), device))
+		}
+	}
+	return batch
 }
 
 // transit are the commands that connect the router with the access router.

@@ -89,7 +89,10 @@ step u32 swap_ports(u32 ports)
 	return ports << 16 | ports >> 16;
 }
 
-/* The low half of the product is another one for each flow, and so is its source address. */
+/*
+ * The low half of the product is another one for each flow, and so are source address
+ * and port. IPv4 sources are from 128.0.0.0/2, where all are addresses of hosts.
+ */
 step void write_flow(void *ip, u64 flow)
 {
 	u64 spread = flow * 0x6a09e667f3bcc909ULL;
@@ -103,7 +106,7 @@ step void write_flow(void *ip, u64 flow)
 		*(u64 *)(ip + IPV6_DESTINATION_END) = address;
 		*(u32 *)(ip + IPV6_PORTS) = ports;
 	} else {
-		address |= source;
+		address |= (source & ~0xc0u) | 0x80;
 		*(u64 *)(ip + IPV4_ADDRESSES) = reversed ? swap_addresses(address) : address;
 		*(u32 *)(ip + IPV4_PORTS) = reversed ? swap_ports(ports) : ports;
 	}

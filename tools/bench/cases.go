@@ -42,6 +42,12 @@ type testCase struct {
 	tracking model.Tracking
 	inFlux   bool
 	affinity model.Affinity
+	// unscreened packets are not looked at for what no host sends.
+	unscreened bool
+	// denied is how many addresses the VIPs deny, none of which sends any packet; limits
+	// let all packets pass.
+	denied int
+	limits model.Limits
 }
 
 // packets says what packets a flow consists of.
@@ -89,6 +95,10 @@ func cases() []testCase {
 	add("tcp4 dsr-gue", forwarded, func(c *testCase) { c.mode = model.ModeDSRGUE })
 	add("tcp4 dsr-ipip 10000 vips", forwarded, func(c *testCase) { c.vips = 10_000 })
 	add("tcp4 dsr-ipip affinity source", forwarded, func(c *testCase) { c.affinity.Scope = model.AffinitySource })
+	add("tcp4 dsr-ipip unscreened", forwarded, func(c *testCase) { c.unscreened = true })
+	add("tcp4 dsr-ipip 500000 denied", forwarded, func(c *testCase) { c.denied = 500_000 })
+	add("tcp4 dsr-ipip limited", forwarded, func(c *testCase) { c.limits.Packets.Rate = model.MaxLimit })
+	add("tcp4 dsr-ipip sources limited", forwarded, func(c *testCase) { c.limits.SourcePackets.Rate = model.MaxLimit })
 	add("tcp4 dsr-ipip in flux", forwarded, func(c *testCase) { c.inFlux = true })
 	add("tcp4 dsr-ipip tracking always", forwarded, always)
 	add("udp4 dsr-ipip tracking always", udp, always)

@@ -27,7 +27,7 @@ func newFrame(to netip.AddrPort, protocol model.Protocol, opens bool) []byte {
 	var transport []byte
 	if to.Addr().Is4() {
 		binary.BigEndian.PutUint16(b[12:], 0x0800)
-		transport = putIPv4(ip, byte(protocol), netip.IPv4Unspecified(), to.Addr())
+		transport = putIPv4(ip, byte(protocol), firstClient(), to.Addr())
 	} else {
 		binary.BigEndian.PutUint16(b[12:], 0x86dd)
 		source := netip.MustParseAddr("2001:2:0:2::").As16()
@@ -56,10 +56,13 @@ func newError(vip netip.AddrPort, protocol model.Protocol) []byte {
 	clear(icmp)
 	icmp[0], icmp[1] = 3, 4
 	binary.BigEndian.PutUint16(icmp[6:], 1400)
-	quoted := putIPv4(icmp[icmpLength:], byte(protocol), vip.Addr(), netip.IPv4Unspecified())
+	quoted := putIPv4(icmp[icmpLength:], byte(protocol), vip.Addr(), firstClient())
 	binary.BigEndian.PutUint16(quoted, vip.Port())
 	return b
 }
+
+// firstClient is the IPv4 address of flow 0.
+func firstClient() netip.Addr { return netip.AddrFrom4([4]byte{128}) }
 
 // putIPv4 writes the header of a packet that fills a buffer, and returns what is behind it.
 func putIPv4(b []byte, protocol byte, from, to netip.Addr) []byte {

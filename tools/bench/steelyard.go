@@ -34,7 +34,7 @@ func newSteelyard(c testCase, flows uint64) (subject, error) {
 	} else {
 		limits.Flows = max(limits.Flows, 4*uint32(flows))
 	}
-	options := dataplane.Options{Seed: seed()}
+	options := dataplane.Options{Seed: seed(), Screening: !c.unscreened}
 	if c.mode == model.ModeFullNAT {
 		options.NATSourceIPv4, options.NATSourceIPv6 = c.sources(flows)
 	}
@@ -123,11 +123,18 @@ func (c *testCase) state(name string) (forwarding.State, error) {
 			Source: [6]byte{2, 0, 0, 0, 1, 0}, Destination: [6]byte{2, 0, 0, 0, 1, byte(1 + i)}}
 	}
 	desired := model.State{Pools: []model.Pool{pool}}
+	if c.denied > 0 {
+		list, err := c.denyList()
+		if err != nil {
+			return forwarding.State{}, err
+		}
+		desired.SourceLists, desired.Sources.Deny = []model.SourceList{list}, list.Name
+	}
 	for i := range c.vips {
 		desired.VIPs = append(desired.VIPs, model.VIP{Name: fmt.Sprintf("bench-%d", i),
 			Endpoints: []model.Endpoint{{Address: c.vip(i), Ports: model.Port(port)}},
 			Protocol:  c.protocol, Mode: c.mode, Pool: pool.Name, Tracking: c.tracking,
-			IdleTimeout: model.DefaultIdleTimeout, Affinity: c.affinity, Fragments: model.FragmentsFollow})
+			IdleTimeout: model.DefaultIdleTimeout, Affinity: c.affinity, Fragments: model.FragmentsFollow, Limits: c.limits})
 	}
 	desired.Sort()
 	if err := desired.Validate(); err != nil {

@@ -34,10 +34,11 @@ type limit struct {
 
 func limits() []limit {
 	return []limit{
-		{"steelyard", 31_000, 21_000},
-		{"steelyard_part", 78_000, 30_000},
-		{"steelyard_nat", 88_000, 41_000},
-		{"steelyard_nat_part", 197_000, 79_000},
+		{"steelyard", 77_000, 28_000},
+		{"steelyard_part", 135_000, 40_000},
+		{"steelyard_nat", 126_000, 47_000},
+		{"steelyard_nat_fragment", 155_000, 66_000},
+		{"steelyard_nat_error", 72_000, 38_000},
 	}
 }
 

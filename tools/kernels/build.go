@@ -64,7 +64,9 @@ func (r *runner) test(ctx context.Context, k kernel, b built) error {
 	began := time.Now()
 	m := machine{kernel: k, jobs: slices.Clone(b.jobs), timeout: r.timeout}
 	for i, job := range m.jobs {
-		m.jobs[i].Skip = append(slices.Clone(job.Skip), unable(k.line)[job.Name]...)
+		skip := unable(k.line)[job.Name]
+		m.jobs[i].Skip = append(slices.Clone(job.Skip), skip...)
+		m.jobs[i].Tests = slices.DeleteFunc(slices.Clone(job.Tests), func(name string) bool { return slices.Contains(skip, name) })
 	}
 	var unsaid []string
 	m.say = func(text string) {

@@ -32,7 +32,7 @@ func main() {
 	flag.BoolVar(&r.verbose, "v", false, "print everything that tests print")
 	flag.StringVar(&r.only, "job", "", "run only the job of this `name`")
 	flag.StringVar(&r.cache, "cache", ".cache/kernels", "keep packages, images and logs in this `directory`")
-	flag.DurationVar(&r.timeout, "timeout", 10*time.Minute, "give one machine this much `time`")
+	flag.DurationVar(&r.timeout, "timeout", 20*time.Minute, "give one machine this much `time`")
 	flag.Parse()
 	lines := flag.Args()
 	if len(lines) == 0 {

@@ -42,13 +42,13 @@ them at the end; Ctrl-C ends it at any time.`)
 
 func (s *story) showSpread() error {
 	s.title("Send requests")
-	for _, service := range s.services {
+	for _, service := range s.topic.services {
 		if err := s.run(s.lab.Client, "curl", "-sS", service.url("/")); err != nil {
 			return err
 		}
 	}
-	s.say("\nThe backend sees the client's own address:")
-	if err := s.run(s.lab.Client, "curl", "-sS", s.services[0].url("/client")); err != nil {
+	s.say("\n%s", s.topic.seen)
+	if err := s.run(s.lab.Client, "curl", "-sS", s.topic.services[0].url("/client")); err != nil {
 		return err
 	}
 	s.say("\nNow many, each over a connection of its own. The requests follow the slots: a\nbackend's share of the table that every new connection is looked up in.")
@@ -67,7 +67,7 @@ func (s *story) showFailure() error {
 		return err
 	}
 	s.say("Steelyard noticed after %v; %s has no slots any more:", time.Since(began).Round(10*time.Millisecond), victim.Name)
-	if err := s.steelyard("pool", "show", s.services[0].pool); err != nil {
+	if err := s.steelyard("pool", "show", s.topic.services[0].pool); err != nil {
 		return err
 	}
 	s.say("\nAll traffic goes to the others, and every request is answered:")
@@ -95,7 +95,7 @@ func (s *story) showStatus() error {
 // tables sends requests to each service and prints who answered beside who was
 // to. It fails if a request does, or if a backend is in the wrong table.
 func (s *story) tables(without ...*lab.Host) error {
-	for _, service := range s.services {
+	for _, service := range s.topic.services {
 		if err := s.table(service, without); err != nil {
 			return err
 		}

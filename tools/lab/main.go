@@ -36,6 +36,7 @@ type world struct {
 	in       io.Reader
 	out, err io.Writer
 	binary   string // path of the steelyard binary
+	mode     string // of the services, see [topicOf]
 	options  lab.Options
 }
 
@@ -66,6 +67,7 @@ func run(ctx context.Context, w *world, args []string) error {
 	flags.StringVar(&w.options.Name, "name", "steelyard", "`name` of the lab, the first part of its namespaces' names")
 	flags.IntVar(&w.options.Backends, "backends", lab.DefaultBackends, "`number` of backends")
 	flags.IntVar(&w.options.Interfaces, "interfaces", 1, "`number` of the balancer's interfaces, 1 or 2")
+	flags.StringVar(&w.mode, "mode", "dsr", "forwarding `mode` of the services: "+modes)
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil

@@ -19,6 +19,7 @@ func TestBadUse(t *testing.T) {
 		{"", "is no command"},
 		{"demmo", `"demmo" is no command`},
 		{"--nope demo", "see lab --help"},
+		{"--mode post demo", "--mode post: want dsr, nat or fullnat"},
 		{"--binary /nonexistent demo", "no steelyard to run at /nonexistent"},
 		{"--binary /nonexistent shell", "make build"},
 		{"--name none down", `"none" is not up`},

@@ -32,8 +32,8 @@ The lab is up. Things to try, as root:
   less %[10]s
 
 Take it down with: %[11]s
-`, s.daemon.Socket, s.w.binary, s.services[0].pool, s.lab.Backends[0].V4, s.lab.Client.NetNS,
-		s.services[0].url("/"), s.services[1].url("/"), last.Dir(), last.Name, s.daemon.LogPath, takeDown)
+`, s.daemon.Socket, s.w.binary, s.topic.services[0].pool, s.named(s.topic.services[0], s.lab.Backends[0]), s.lab.Client.NetNS,
+		s.topic.services[0].url("/"), s.topic.services[1].url("/"), last.Dir(), last.Name, s.daemon.LogPath, takeDown)
 }
 
 // shell opens an interactive shell in a lab and takes the lab down when it ends.
@@ -67,7 +67,7 @@ The lab is up, and this is a shell in the middle of it. Things to try:
 Every host's name (%[6]s)
 runs a command there. "exit" leaves and takes the lab down.
 
-`, s.services[0].pool, s.lab.Backends[0].V4, s.services[0].url("/"), s.services[1].url("/"),
+`, s.topic.services[0].pool, s.named(s.topic.services[0], s.lab.Backends[0]), s.topic.services[0].url("/"), s.topic.services[1].url("/"),
 		s.lab.Backends[len(s.lab.Backends)-1].Name, names(s.lab.Hosts()))
 
 	bash := exec.Command("bash", "--rcfile", startup, "-i")

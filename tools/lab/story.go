@@ -28,28 +28,26 @@ func (s service) url(path string) string {
 
 // story builds the lab step by step and says what it does.
 type story struct {
-	ctx      context.Context
-	w        *world
-	lab      *lab.Lab
-	daemon   *lab.Daemon
-	servers  map[*lab.Host]*lab.Process
-	services []service
-	step     int
+	ctx     context.Context
+	w       *world
+	topic   topic
+	lab     *lab.Lab
+	daemon  *lab.Daemon
+	servers map[*lab.Host]*lab.Process
+	step    int
 }
 
 // newStory begins with the namespaces. The caller closes the lab.
 func newStory(ctx context.Context, w *world) (*story, error) {
+	about, known := topicOf(w.mode)
+	if !known {
+		return nil, fmt.Errorf("--mode %s: want %s", w.mode, modes)
+	}
 	if err := w.preflight(); err != nil {
 		return nil, err
 	}
-	v4, v6 := lab.VIP(10)
-	s := &story{
-		ctx: ctx, w: w, servers: map[*lab.Host]*lab.Process{},
-		services: []service{
-			{"web4", "web4", "dsr-l2", v4, func(h *lab.Host) netip.Addr { return h.V4 }},
-			{"web6", "web6", "dsr-ipip", v6, func(h *lab.Host) netip.Addr { return h.V6 }},
-		},
-	}
+	w.options.Return = about.returns
+	s := &story{ctx: ctx, w: w, topic: about, servers: map[*lab.Host]*lab.Process{}}
 	s.title("Build a network: a client, a balancer and %d backends, each in a network namespace", w.options.Backends)
 	l, err := lab.New(w.options)
 	if err != nil {
@@ -161,11 +159,15 @@ func (s *story) startServers() error {
 		}
 	}
 	s.say("Each answers with its own name:")
-	return s.run(s.lab.Client, "curl", "-sS", "http://"+s.lab.Backends[0].V4.String()+"/")
+	asking := s.lab.Client
+	if s.lab.Return == lab.ReturnSNAT {
+		asking = s.lab.Balancer // the client has no way to them
+	}
+	return s.run(asking, "curl", "-sS", "http://"+netip.AddrPortFrom(s.lab.Backends[0].V4, s.topic.port).String()+"/")
 }
 
 func (s *story) startServer(b *lab.Host) error {
-	server, err := b.Nginx(s.ctx, lab.Site{BigBytes: 1 << 20})
+	server, err := b.Nginx(s.ctx, lab.Site{Ports: []uint16{s.topic.port}, BigBytes: 1 << 20})
 	if err != nil {
 		return err
 	}
@@ -176,9 +178,16 @@ func (s *story) startServer(b *lab.Host) error {
 
 func (s *story) startBackends() error {
 	s.title("Prepare the backends")
-	s.say("Backends answer clients directly, so they need the service's addresses too; and\nwhat arrives encapsulated they must unpack. `steelyard backend` does both.")
+	s.say("%s", s.topic.backends)
+	switch s.lab.Return {
+	case lab.ReturnGateway:
+		return s.run(s.lab.Backends[0], "ip", "route", "get", s.lab.Client.V4.String())
+	case lab.ReturnSNAT:
+		snat, _ := lab.SNAT()
+		return s.run(s.lab.Balancer, "ip", "-brief", "address", "show", "to", snat.String())
+	}
 	var vips, balancers []netip.Addr
-	for _, service := range s.services {
+	for _, service := range s.topic.services {
 		vips = append(vips, service.address)
 	}
 	// Packets come from the balancer's addresses at the switch.
@@ -203,7 +212,7 @@ func (s *story) startDaemon() error {
 		interfaces = "[eth0, eth1]"
 	}
 	config := fmt.Sprintf("interfaces: %s\napi:\n  socket: %s\nstore: %s\n",
-		interfaces, socketOf(s.lab), filepath.Join(s.lab.Balancer.Dir(), "state.db"))
+		interfaces, socketOf(s.lab), filepath.Join(s.lab.Balancer.Dir(), "state.db")) + s.topic.config
 	daemon, err := s.lab.Balancer.Daemon(s.ctx, s.w.binary, socketOf(s.lab), config)
 	if err != nil {
 		return err
@@ -217,19 +226,19 @@ func (s *story) startDaemon() error {
 	return nil
 }
 
-// addServices asks for two services: IPv4 by MAC address, IPv6 encapsulated.
+// addServices asks for two services, one of each family.
 func (s *story) addServices() error {
 	s.title("Add services through the CLI")
-	s.say("One address of each family on the same backends, which get 1, 2, 3 ... parts of\nthe traffic. IPv4 is forwarded by MAC address (dsr-l2), IPv6 encapsulated (dsr-ipip).")
-	for _, service := range s.services {
+	s.say("%s", s.topic.added)
+	for _, service := range s.topic.services {
 		add := []string{"pool", "add", service.pool}
 		for i, b := range s.lab.Backends {
-			add = append(add, fmt.Sprintf("%s,weight=%d", service.backend(b), i+1))
+			add = append(add, fmt.Sprintf("%s,weight=%d", s.named(service, b), i+1))
 		}
 		if err := s.steelyard(add...); err != nil {
 			return err
 		}
-		if err := s.steelyard("check", "add", service.pool, "http", "--port", "80", "--path", "/healthz",
+		if err := s.steelyard("check", "add", service.pool, "http", "--port", fmt.Sprint(s.topic.port), "--path", "/healthz",
 			"--interval", "300ms", "--timeout", "200ms", "--rise", "2", "--fall", "2"); err != nil {
 			return err
 		}
@@ -239,6 +248,14 @@ func (s *story) addServices() error {
 		}
 	}
 	return nil
+}
+
+// named is what a service calls a backend: by its port, where that is translated.
+func (s *story) named(service service, b *lab.Host) string {
+	if s.lab.Return == lab.ReturnDirect {
+		return service.backend(b).String()
+	}
+	return netip.AddrPortFrom(service.backend(b), s.topic.port).String()
 }
 
 // waitServing waits until every backend of every pool is up.
@@ -279,7 +296,7 @@ func (s *story) waitHealth(b *lab.Host, health string) error {
 	ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
 	defer cancel()
 	return lab.WaitFor(ctx, b.Name+" is "+health, func() error {
-		for _, service := range s.services {
+		for _, service := range s.topic.services {
 			p, err := s.pool(service.pool)
 			if err != nil {
 				return err

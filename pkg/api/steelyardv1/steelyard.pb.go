@@ -74,9 +74,13 @@ func (*GetRequest) Descriptor() ([]byte, []int) {
 type GetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Every change makes a new revision. 0: nothing was ever changed.
-	Revision      uint64  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Vips          []*VIP  `protobuf:"bytes,2,rep,name=vips,proto3" json:"vips,omitempty"`
-	Pools         []*Pool `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
+	Revision uint64  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Vips     []*VIP  `protobuf:"bytes,2,rep,name=vips,proto3" json:"vips,omitempty"`
+	Pools    []*Pool `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
+	// Without what is on them.
+	SourceLists []*SourceList `protobuf:"bytes,10,rep,name=source_lists,json=sourceLists,proto3" json:"source_lists,omitempty"`
+	// The source lists that hold for all VIPs.
+	Sources       *NodeSources `protobuf:"bytes,11,opt,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -132,6 +136,242 @@ func (x *GetResponse) GetPools() []*Pool {
 	return nil
 }
 
+func (x *GetResponse) GetSourceLists() []*SourceList {
+	if x != nil {
+		return x.SourceLists
+	}
+	return nil
+}
+
+func (x *GetResponse) GetSources() *NodeSources {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+type GetSourceListRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSourceListRequest) Reset() {
+	*x = GetSourceListRequest{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSourceListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSourceListRequest) ProtoMessage() {}
+
+func (x *GetSourceListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSourceListRequest.ProtoReflect.Descriptor instead.
+func (*GetSourceListRequest) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetSourceListRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetSourceListResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in SetSourceList, sorted.
+	Prefixes      []string `protobuf:"bytes,1,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSourceListResponse) Reset() {
+	*x = GetSourceListResponse{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSourceListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSourceListResponse) ProtoMessage() {}
+
+func (x *GetSourceListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSourceListResponse.ProtoReflect.Descriptor instead.
+func (*GetSourceListResponse) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetSourceListResponse) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// A named list of prefixes of source addresses.
+type SourceList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// SHA-256 of what is on it, in hexadecimal digits.
+	Digest        string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	Ipv4Prefixes  uint32 `protobuf:"varint,3,opt,name=ipv4_prefixes,json=ipv4Prefixes,proto3" json:"ipv4_prefixes,omitempty"`
+	Ipv6Prefixes  uint32 `protobuf:"varint,4,opt,name=ipv6_prefixes,json=ipv6Prefixes,proto3" json:"ipv6_prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceList) Reset() {
+	*x = SourceList{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceList) ProtoMessage() {}
+
+func (x *SourceList) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceList.ProtoReflect.Descriptor instead.
+func (*SourceList) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SourceList) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SourceList) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *SourceList) GetIpv4Prefixes() uint32 {
+	if x != nil {
+		return x.Ipv4Prefixes
+	}
+	return 0
+}
+
+func (x *SourceList) GetIpv6Prefixes() uint32 {
+	if x != nil {
+		return x.Ipv6Prefixes
+	}
+	return 0
+}
+
+// Names of source lists, empty for none. Who is denied is dropped; where there is a
+// list of who is allowed, all others are, too.
+type NodeSources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Deny  string                 `protobuf:"bytes,1,opt,name=deny,proto3" json:"deny,omitempty"`
+	Allow string                 `protobuf:"bytes,2,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What no packet may come from.
+	Bogus         string `protobuf:"bytes,3,opt,name=bogus,proto3" json:"bogus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSources) Reset() {
+	*x = NodeSources{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSources) ProtoMessage() {}
+
+func (x *NodeSources) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSources.ProtoReflect.Descriptor instead.
+func (*NodeSources) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *NodeSources) GetDeny() string {
+	if x != nil {
+		return x.Deny
+	}
+	return ""
+}
+
+func (x *NodeSources) GetAllow() string {
+	if x != nil {
+		return x.Allow
+	}
+	return ""
+}
+
+func (x *NodeSources) GetBogus() string {
+	if x != nil {
+		return x.Bogus
+	}
+	return ""
+}
+
 type VIP struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -152,14 +392,18 @@ type VIP struct {
 	// bytes; 0: whatever they say.
 	Mss uint32 `protobuf:"varint,12,opt,name=mss,proto3" json:"mss,omitempty"`
 	// UDP carries QUIC.
-	Quic          bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	Quic bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	// Names of source lists, as in NodeSources.
+	Deny          string  `protobuf:"bytes,30,opt,name=deny,proto3" json:"deny,omitempty"`
+	Allow         string  `protobuf:"bytes,31,opt,name=allow,proto3" json:"allow,omitempty"`
+	Limits        *Limits `protobuf:"bytes,32,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VIP) Reset() {
 	*x = VIP{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -171,7 +415,7 @@ func (x *VIP) String() string {
 func (*VIP) ProtoMessage() {}
 
 func (x *VIP) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[2]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -184,7 +428,7 @@ func (x *VIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIP.ProtoReflect.Descriptor instead.
 func (*VIP) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{2}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VIP) GetName() string {
@@ -264,6 +508,116 @@ func (x *VIP) GetQuic() bool {
 	return false
 }
 
+func (x *VIP) GetDeny() string {
+	if x != nil {
+		return x.Deny
+	}
+	return ""
+}
+
+func (x *VIP) GetAllow() string {
+	if x != nil {
+		return x.Allow
+	}
+	return ""
+}
+
+func (x *VIP) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// How much of a VIP's traffic may come in a second: "1000", and what may follow, as in
+// "1000,burst=2000,observe"; "none".
+type Limits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// New connections and packets of the VIP,
+	Connections string `protobuf:"bytes,1,opt,name=connections,proto3" json:"connections,omitempty"`
+	Packets     string `protobuf:"bytes,2,opt,name=packets,proto3" json:"packets,omitempty"`
+	// and of one source.
+	SourceConnections string `protobuf:"bytes,3,opt,name=source_connections,json=sourceConnections,proto3" json:"source_connections,omitempty"`
+	SourcePackets     string `protobuf:"bytes,4,opt,name=source_packets,json=sourcePackets,proto3" json:"source_packets,omitempty"`
+	// Leading bits of the address that make a source; 0: 32 and 64.
+	Ipv4Prefix    uint32 `protobuf:"varint,5,opt,name=ipv4_prefix,json=ipv4Prefix,proto3" json:"ipv4_prefix,omitempty"`
+	Ipv6Prefix    uint32 `protobuf:"varint,6,opt,name=ipv6_prefix,json=ipv6Prefix,proto3" json:"ipv6_prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Limits) GetConnections() string {
+	if x != nil {
+		return x.Connections
+	}
+	return ""
+}
+
+func (x *Limits) GetPackets() string {
+	if x != nil {
+		return x.Packets
+	}
+	return ""
+}
+
+func (x *Limits) GetSourceConnections() string {
+	if x != nil {
+		return x.SourceConnections
+	}
+	return ""
+}
+
+func (x *Limits) GetSourcePackets() string {
+	if x != nil {
+		return x.SourcePackets
+	}
+	return ""
+}
+
+func (x *Limits) GetIpv4Prefix() uint32 {
+	if x != nil {
+		return x.Ipv4Prefix
+	}
+	return 0
+}
+
+func (x *Limits) GetIpv6Prefix() uint32 {
+	if x != nil {
+		return x.Ipv6Prefix
+	}
+	return 0
+}
+
 // An address and ports on it. A single port takes precedence over a range, and
 // that over any port.
 type Endpoint struct {
@@ -279,7 +633,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +645,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[3]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +658,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{3}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Endpoint) GetAddress() string {
@@ -343,7 +697,7 @@ type Affinity struct {
 
 func (x *Affinity) Reset() {
 	*x = Affinity{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +709,7 @@ func (x *Affinity) String() string {
 func (*Affinity) ProtoMessage() {}
 
 func (x *Affinity) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[4]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +722,7 @@ func (x *Affinity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Affinity.ProtoReflect.Descriptor instead.
 func (*Affinity) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{4}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Affinity) GetScope() string {
@@ -410,7 +764,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +776,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[5]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +789,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{5}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Pool) GetName() string {
@@ -506,7 +860,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +872,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[6]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +885,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{6}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backend) GetAddress() string {
@@ -591,7 +945,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +957,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[7]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +970,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{7}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Drain) GetSinceUnixNanoseconds() int64 {
@@ -668,7 +1022,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +1034,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[8]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +1047,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{8}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Check) GetName() string {
@@ -802,7 +1156,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1168,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[9]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1181,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{9}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ChangeRequest) GetExpectedRevision() uint64 {
@@ -863,7 +1217,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1229,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[10]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1242,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{10}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ChangeResponse) GetRevision() uint64 {
@@ -916,7 +1270,7 @@ type BackendName struct {
 
 func (x *BackendName) Reset() {
 	*x = BackendName{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1282,7 @@ func (x *BackendName) String() string {
 func (*BackendName) ProtoMessage() {}
 
 func (x *BackendName) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[11]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1295,7 @@ func (x *BackendName) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendName.ProtoReflect.Descriptor instead.
 func (*BackendName) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{11}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BackendName) GetPool() string {
@@ -982,6 +1336,9 @@ type Mutation struct {
 	//	*Mutation_SetCheck
 	//	*Mutation_RemoveCheck
 	//	*Mutation_DrainBackend
+	//	*Mutation_SetSourceList
+	//	*Mutation_RemoveSourceList
+	//	*Mutation_SetSources
 	Mutation      isMutation_Mutation `protobuf_oneof:"mutation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -989,7 +1346,7 @@ type Mutation struct {
 
 func (x *Mutation) Reset() {
 	*x = Mutation{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1358,7 @@ func (x *Mutation) String() string {
 func (*Mutation) ProtoMessage() {}
 
 func (x *Mutation) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[12]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1371,7 @@ func (x *Mutation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mutation.ProtoReflect.Descriptor instead.
 func (*Mutation) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{12}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Mutation) GetMutation() isMutation_Mutation {
@@ -1141,6 +1498,33 @@ func (x *Mutation) GetDrainBackend() *DrainBackend {
 	return nil
 }
 
+func (x *Mutation) GetSetSourceList() *SetSourceList {
+	if x != nil {
+		if x, ok := x.Mutation.(*Mutation_SetSourceList); ok {
+			return x.SetSourceList
+		}
+	}
+	return nil
+}
+
+func (x *Mutation) GetRemoveSourceList() string {
+	if x != nil {
+		if x, ok := x.Mutation.(*Mutation_RemoveSourceList); ok {
+			return x.RemoveSourceList
+		}
+	}
+	return ""
+}
+
+func (x *Mutation) GetSetSources() *NodeSourcesFields {
+	if x != nil {
+		if x, ok := x.Mutation.(*Mutation_SetSources); ok {
+			return x.SetSources
+		}
+	}
+	return nil
+}
+
 type isMutation_Mutation interface {
 	isMutation_Mutation()
 }
@@ -1198,6 +1582,19 @@ type Mutation_DrainBackend struct {
 	DrainBackend *DrainBackend `protobuf:"bytes,13,opt,name=drain_backend,json=drainBackend,proto3,oneof"`
 }
 
+type Mutation_SetSourceList struct {
+	SetSourceList *SetSourceList `protobuf:"bytes,30,opt,name=set_source_list,json=setSourceList,proto3,oneof"`
+}
+
+type Mutation_RemoveSourceList struct {
+	// Refused while something names it.
+	RemoveSourceList string `protobuf:"bytes,31,opt,name=remove_source_list,json=removeSourceList,proto3,oneof"`
+}
+
+type Mutation_SetSources struct {
+	SetSources *NodeSourcesFields `protobuf:"bytes,32,opt,name=set_sources,json=setSources,proto3,oneof"`
+}
+
 func (*Mutation_AddVip) isMutation_Mutation() {}
 
 func (*Mutation_SetVip) isMutation_Mutation() {}
@@ -1223,6 +1620,12 @@ func (*Mutation_SetCheck) isMutation_Mutation() {}
 func (*Mutation_RemoveCheck) isMutation_Mutation() {}
 
 func (*Mutation_DrainBackend) isMutation_Mutation() {}
+
+func (*Mutation_SetSourceList) isMutation_Mutation() {}
+
+func (*Mutation_RemoveSourceList) isMutation_Mutation() {}
+
+func (*Mutation_SetSources) isMutation_Mutation() {}
 
 type VIPFields struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1253,14 +1656,25 @@ type VIPFields struct {
 	// 0 by default.
 	Mss *uint32 `protobuf:"varint,14,opt,name=mss,proto3,oneof" json:"mss,omitempty"`
 	// False by default. A set leaves the tracking as it is.
-	Quic          *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Quic *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
+	// Names of source lists; "none" takes one away. None by default.
+	Deny  *string `protobuf:"bytes,30,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
+	Allow *string `protobuf:"bytes,31,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
+	// As in Limits; "none" by default.
+	LimitConnections       *string `protobuf:"bytes,32,opt,name=limit_connections,json=limitConnections,proto3,oneof" json:"limit_connections,omitempty"`
+	LimitPackets           *string `protobuf:"bytes,33,opt,name=limit_packets,json=limitPackets,proto3,oneof" json:"limit_packets,omitempty"`
+	LimitSourceConnections *string `protobuf:"bytes,34,opt,name=limit_source_connections,json=limitSourceConnections,proto3,oneof" json:"limit_source_connections,omitempty"`
+	LimitSourcePackets     *string `protobuf:"bytes,35,opt,name=limit_source_packets,json=limitSourcePackets,proto3,oneof" json:"limit_source_packets,omitempty"`
+	// 32 and 64 by default.
+	LimitIpv4Prefix *uint32 `protobuf:"varint,36,opt,name=limit_ipv4_prefix,json=limitIpv4Prefix,proto3,oneof" json:"limit_ipv4_prefix,omitempty"`
+	LimitIpv6Prefix *uint32 `protobuf:"varint,37,opt,name=limit_ipv6_prefix,json=limitIpv6Prefix,proto3,oneof" json:"limit_ipv6_prefix,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VIPFields) Reset() {
 	*x = VIPFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1686,7 @@ func (x *VIPFields) String() string {
 func (*VIPFields) ProtoMessage() {}
 
 func (x *VIPFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[13]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1699,7 @@ func (x *VIPFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPFields.ProtoReflect.Descriptor instead.
 func (*VIPFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{13}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VIPFields) GetName() string {
@@ -1393,6 +1807,178 @@ func (x *VIPFields) GetQuic() bool {
 	return false
 }
 
+func (x *VIPFields) GetDeny() string {
+	if x != nil && x.Deny != nil {
+		return *x.Deny
+	}
+	return ""
+}
+
+func (x *VIPFields) GetAllow() string {
+	if x != nil && x.Allow != nil {
+		return *x.Allow
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitConnections() string {
+	if x != nil && x.LimitConnections != nil {
+		return *x.LimitConnections
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitPackets() string {
+	if x != nil && x.LimitPackets != nil {
+		return *x.LimitPackets
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitSourceConnections() string {
+	if x != nil && x.LimitSourceConnections != nil {
+		return *x.LimitSourceConnections
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitSourcePackets() string {
+	if x != nil && x.LimitSourcePackets != nil {
+		return *x.LimitSourcePackets
+	}
+	return ""
+}
+
+func (x *VIPFields) GetLimitIpv4Prefix() uint32 {
+	if x != nil && x.LimitIpv4Prefix != nil {
+		return *x.LimitIpv4Prefix
+	}
+	return 0
+}
+
+func (x *VIPFields) GetLimitIpv6Prefix() uint32 {
+	if x != nil && x.LimitIpv6Prefix != nil {
+		return *x.LimitIpv6Prefix
+	}
+	return 0
+}
+
+// SetSourceList makes a source list, or replaces all that is on one, in one step: no
+// packet meets half of it.
+type SetSourceList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Prefixes, or addresses for such of full length: "192.0.2.0/24", "2001:db8::1".
+	Prefixes      []string `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetSourceList) Reset() {
+	*x = SetSourceList{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetSourceList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetSourceList) ProtoMessage() {}
+
+func (x *SetSourceList) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetSourceList.ProtoReflect.Descriptor instead.
+func (*SetSourceList) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SetSourceList) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetSourceList) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// As in NodeSources; "none" takes one away.
+type NodeSourcesFields struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deny          *string                `protobuf:"bytes,1,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
+	Allow         *string                `protobuf:"bytes,2,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
+	Bogus         *string                `protobuf:"bytes,3,opt,name=bogus,proto3,oneof" json:"bogus,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeSourcesFields) Reset() {
+	*x = NodeSourcesFields{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeSourcesFields) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeSourcesFields) ProtoMessage() {}
+
+func (x *NodeSourcesFields) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeSourcesFields.ProtoReflect.Descriptor instead.
+func (*NodeSourcesFields) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NodeSourcesFields) GetDeny() string {
+	if x != nil && x.Deny != nil {
+		return *x.Deny
+	}
+	return ""
+}
+
+func (x *NodeSourcesFields) GetAllow() string {
+	if x != nil && x.Allow != nil {
+		return *x.Allow
+	}
+	return ""
+}
+
+func (x *NodeSourcesFields) GetBogus() string {
+	if x != nil && x.Bogus != nil {
+		return *x.Bogus
+	}
+	return ""
+}
+
 type PoolFields struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1410,7 +1996,7 @@ type PoolFields struct {
 
 func (x *PoolFields) Reset() {
 	*x = PoolFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +2008,7 @@ func (x *PoolFields) String() string {
 func (*PoolFields) ProtoMessage() {}
 
 func (x *PoolFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[14]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +2021,7 @@ func (x *PoolFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolFields.ProtoReflect.Descriptor instead.
 func (*PoolFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{14}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PoolFields) GetName() string {
@@ -1490,7 +2076,7 @@ type BackendFields struct {
 
 func (x *BackendFields) Reset() {
 	*x = BackendFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +2088,7 @@ func (x *BackendFields) String() string {
 func (*BackendFields) ProtoMessage() {}
 
 func (x *BackendFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[15]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +2101,7 @@ func (x *BackendFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendFields.ProtoReflect.Descriptor instead.
 func (*BackendFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{15}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BackendFields) GetAddress() string {
@@ -1563,7 +2149,7 @@ type ServerIDs struct {
 
 func (x *ServerIDs) Reset() {
 	*x = ServerIDs{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +2161,7 @@ func (x *ServerIDs) String() string {
 func (*ServerIDs) ProtoMessage() {}
 
 func (x *ServerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[16]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +2174,7 @@ func (x *ServerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerIDs.ProtoReflect.Descriptor instead.
 func (*ServerIDs) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{16}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ServerIDs) GetIds() []string {
@@ -1628,7 +2214,7 @@ type CheckFields struct {
 
 func (x *CheckFields) Reset() {
 	*x = CheckFields{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +2226,7 @@ func (x *CheckFields) String() string {
 func (*CheckFields) ProtoMessage() {}
 
 func (x *CheckFields) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[17]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +2239,7 @@ func (x *CheckFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckFields.ProtoReflect.Descriptor instead.
 func (*CheckFields) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{17}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckFields) GetName() string {
@@ -1766,7 +2352,7 @@ type AddVIP struct {
 
 func (x *AddVIP) Reset() {
 	*x = AddVIP{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1778,7 +2364,7 @@ func (x *AddVIP) String() string {
 func (*AddVIP) ProtoMessage() {}
 
 func (x *AddVIP) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[18]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1791,7 +2377,7 @@ func (x *AddVIP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddVIP.ProtoReflect.Descriptor instead.
 func (*AddVIP) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{18}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AddVIP) GetVip() *VIPFields {
@@ -1834,7 +2420,7 @@ type AddPool struct {
 
 func (x *AddPool) Reset() {
 	*x = AddPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +2432,7 @@ func (x *AddPool) String() string {
 func (*AddPool) ProtoMessage() {}
 
 func (x *AddPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[19]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +2445,7 @@ func (x *AddPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPool.ProtoReflect.Descriptor instead.
 func (*AddPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{19}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AddPool) GetPool() *PoolFields {
@@ -1893,7 +2479,7 @@ type BackendInPool struct {
 
 func (x *BackendInPool) Reset() {
 	*x = BackendInPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2491,7 @@ func (x *BackendInPool) String() string {
 func (*BackendInPool) ProtoMessage() {}
 
 func (x *BackendInPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[20]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2504,7 @@ func (x *BackendInPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendInPool.ProtoReflect.Descriptor instead.
 func (*BackendInPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{20}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BackendInPool) GetPool() string {
@@ -1952,7 +2538,7 @@ type DrainBackend struct {
 
 func (x *DrainBackend) Reset() {
 	*x = DrainBackend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2550,7 @@ func (x *DrainBackend) String() string {
 func (*DrainBackend) ProtoMessage() {}
 
 func (x *DrainBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[21]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2563,7 @@ func (x *DrainBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainBackend.ProtoReflect.Descriptor instead.
 func (*DrainBackend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{21}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DrainBackend) GetPool() string {
@@ -2025,7 +2611,7 @@ type RemoveBackend struct {
 
 func (x *RemoveBackend) Reset() {
 	*x = RemoveBackend{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2623,7 @@ func (x *RemoveBackend) String() string {
 func (*RemoveBackend) ProtoMessage() {}
 
 func (x *RemoveBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[22]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2636,7 @@ func (x *RemoveBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveBackend.ProtoReflect.Descriptor instead.
 func (*RemoveBackend) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{22}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveBackend) GetPool() string {
@@ -2091,7 +2677,7 @@ type CheckInPool struct {
 
 func (x *CheckInPool) Reset() {
 	*x = CheckInPool{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2689,7 @@ func (x *CheckInPool) String() string {
 func (*CheckInPool) ProtoMessage() {}
 
 func (x *CheckInPool) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[23]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2702,7 @@ func (x *CheckInPool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckInPool.ProtoReflect.Descriptor instead.
 func (*CheckInPool) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{23}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CheckInPool) GetPool() string {
@@ -2141,7 +2727,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2739,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[24]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2752,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{24}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{31}
 }
 
 type StatusResponse struct {
@@ -2182,17 +2768,18 @@ type StatusResponse struct {
 	Vips       []*VIPStatus       `protobuf:"bytes,7,rep,name=vips,proto3" json:"vips,omitempty"`
 	Pools      []*PoolStatus      `protobuf:"bytes,8,rep,name=pools,proto3" json:"pools,omitempty"`
 	// Every way out of the packet path, in a fixed order.
-	Reasons       []*Reason  `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	Maps          []*MapUse  `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
-	Flows         *FlowTable `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
-	Nat           *NATPorts  `protobuf:"bytes,12,opt,name=nat,proto3" json:"nat,omitempty"`
+	Reasons       []*Reason      `protobuf:"bytes,9,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Maps          []*MapUse      `protobuf:"bytes,10,rep,name=maps,proto3" json:"maps,omitempty"`
+	Flows         *FlowTable     `protobuf:"bytes,11,opt,name=flows,proto3" json:"flows,omitempty"`
+	Fragments     *FragmentTable `protobuf:"bytes,12,opt,name=fragments,proto3" json:"fragments,omitempty"`
+	Nat           *NATPorts      `protobuf:"bytes,13,opt,name=nat,proto3" json:"nat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2791,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[25]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2804,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{25}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatusResponse) GetVersion() string {
@@ -2297,6 +2884,13 @@ func (x *StatusResponse) GetFlows() *FlowTable {
 	return nil
 }
 
+func (x *StatusResponse) GetFragments() *FragmentTable {
+	if x != nil {
+		return x.Fragments
+	}
+	return nil
+}
+
 func (x *StatusResponse) GetNat() *NATPorts {
 	if x != nil {
 		return x.Nat
@@ -2317,7 +2911,7 @@ type InterfaceStatus struct {
 
 func (x *InterfaceStatus) Reset() {
 	*x = InterfaceStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2329,7 +2923,7 @@ func (x *InterfaceStatus) String() string {
 func (*InterfaceStatus) ProtoMessage() {}
 
 func (x *InterfaceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[26]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2342,7 +2936,7 @@ func (x *InterfaceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InterfaceStatus.ProtoReflect.Descriptor instead.
 func (*InterfaceStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{26}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *InterfaceStatus) GetName() string {
@@ -2378,7 +2972,7 @@ type Counters struct {
 
 func (x *Counters) Reset() {
 	*x = Counters{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2984,7 @@ func (x *Counters) String() string {
 func (*Counters) ProtoMessage() {}
 
 func (x *Counters) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[27]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2997,7 @@ func (x *Counters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counters.ProtoReflect.Descriptor instead.
 func (*Counters) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{27}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Counters) GetPackets() uint64 {
@@ -2436,14 +3030,21 @@ type VIPStatus struct {
 	// Flows may be on the pool that the VIP had before.
 	InFlux bool `protobuf:"varint,4,opt,name=in_flux,json=inFlux,proto3" json:"in_flux,omitempty"`
 	// In the flow table.
-	Flows         uint64 `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
+	Flows uint64 `protobuf:"varint,5,opt,name=flows,proto3" json:"flows,omitempty"`
+	// Those of its packets that were screened, denied or over a limit.
+	Dropped []*Reason `protobuf:"bytes,30,rep,name=dropped,proto3" json:"dropped,omitempty"`
+	// Those that limits which only observe would have dropped, by the reason that they
+	// would have had.
+	Observed []*Reason `protobuf:"bytes,31,rep,name=observed,proto3" json:"observed,omitempty"`
+	// Sources whose limits began anew for want of room.
+	Forgotten     uint64 `protobuf:"varint,32,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VIPStatus) Reset() {
 	*x = VIPStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +3056,7 @@ func (x *VIPStatus) String() string {
 func (*VIPStatus) ProtoMessage() {}
 
 func (x *VIPStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[28]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +3069,7 @@ func (x *VIPStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VIPStatus.ProtoReflect.Descriptor instead.
 func (*VIPStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{28}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VIPStatus) GetVip() *VIP {
@@ -2506,6 +3107,27 @@ func (x *VIPStatus) GetFlows() uint64 {
 	return 0
 }
 
+func (x *VIPStatus) GetDropped() []*Reason {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *VIPStatus) GetObserved() []*Reason {
+	if x != nil {
+		return x.Observed
+	}
+	return nil
+}
+
+func (x *VIPStatus) GetForgotten() uint64 {
+	if x != nil {
+		return x.Forgotten
+	}
+	return 0
+}
+
 type PoolStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2520,7 +3142,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +3154,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[29]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +3167,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{29}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PoolStatus) GetName() string {
@@ -2605,7 +3227,7 @@ type BackendStatus struct {
 
 func (x *BackendStatus) Reset() {
 	*x = BackendStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +3239,7 @@ func (x *BackendStatus) String() string {
 func (*BackendStatus) ProtoMessage() {}
 
 func (x *BackendStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[30]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +3252,7 @@ func (x *BackendStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStatus.ProtoReflect.Descriptor instead.
 func (*BackendStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{30}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BackendStatus) GetBackend() *Backend {
@@ -2722,7 +3344,7 @@ type CheckStatus struct {
 
 func (x *CheckStatus) Reset() {
 	*x = CheckStatus{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +3356,7 @@ func (x *CheckStatus) String() string {
 func (*CheckStatus) ProtoMessage() {}
 
 func (x *CheckStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[31]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +3369,7 @@ func (x *CheckStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStatus.ProtoReflect.Descriptor instead.
 func (*CheckStatus) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{31}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckStatus) GetName() string {
@@ -2821,7 +3443,7 @@ type NextHop struct {
 
 func (x *NextHop) Reset() {
 	*x = NextHop{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2833,7 +3455,7 @@ func (x *NextHop) String() string {
 func (*NextHop) ProtoMessage() {}
 
 func (x *NextHop) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[32]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2846,7 +3468,7 @@ func (x *NextHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NextHop.ProtoReflect.Descriptor instead.
 func (*NextHop) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{32}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NextHop) GetInterface() string {
@@ -2887,7 +3509,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3521,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[33]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3534,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{33}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Reason) GetName() string {
@@ -2943,7 +3565,7 @@ type MapUse struct {
 
 func (x *MapUse) Reset() {
 	*x = MapUse{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3577,7 @@ func (x *MapUse) String() string {
 func (*MapUse) ProtoMessage() {}
 
 func (x *MapUse) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[34]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3590,7 @@ func (x *MapUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapUse.ProtoReflect.Descriptor instead.
 func (*MapUse) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{34}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MapUse) GetName() string {
@@ -3018,7 +3640,7 @@ type NATPorts struct {
 
 func (x *NATPorts) Reset() {
 	*x = NATPorts{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3652,7 @@ func (x *NATPorts) String() string {
 func (*NATPorts) ProtoMessage() {}
 
 func (x *NATPorts) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[35]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3665,7 @@ func (x *NATPorts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NATPorts.ProtoReflect.Descriptor instead.
 func (*NATPorts) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{35}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *NATPorts) GetUsed() uint64 {
@@ -3104,7 +3726,7 @@ type FlowTable struct {
 
 func (x *FlowTable) Reset() {
 	*x = FlowTable{}
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3116,7 +3738,7 @@ func (x *FlowTable) String() string {
 func (*FlowTable) ProtoMessage() {}
 
 func (x *FlowTable) ProtoReflect() protoreflect.Message {
-	mi := &file_steelyardv1_steelyard_proto_msgTypes[36]
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3129,7 +3751,7 @@ func (x *FlowTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlowTable.ProtoReflect.Descriptor instead.
 func (*FlowTable) Descriptor() ([]byte, []int) {
-	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{36}
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FlowTable) GetLive() uint64 {
@@ -3202,17 +3824,88 @@ func (x *FlowTable) GetUnremembered() uint64 {
 	return 0
 }
 
+// What happened to the fragment table since it was made.
+type FragmentTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Packets in fragments, and those that gave way while fragments of theirs might still come.
+	Remembered    uint64 `protobuf:"varint,1,opt,name=remembered,proto3" json:"remembered,omitempty"`
+	Evicted       uint64 `protobuf:"varint,2,opt,name=evicted,proto3" json:"evicted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FragmentTable) Reset() {
+	*x = FragmentTable{}
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FragmentTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FragmentTable) ProtoMessage() {}
+
+func (x *FragmentTable) ProtoReflect() protoreflect.Message {
+	mi := &file_steelyardv1_steelyard_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FragmentTable.ProtoReflect.Descriptor instead.
+func (*FragmentTable) Descriptor() ([]byte, []int) {
+	return file_steelyardv1_steelyard_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *FragmentTable) GetRemembered() uint64 {
+	if x != nil {
+		return x.Remembered
+	}
+	return 0
+}
+
+func (x *FragmentTable) GetEvicted() uint64 {
+	if x != nil {
+		return x.Evicted
+	}
+	return 0
+}
+
 var File_steelyardv1_steelyard_proto protoreflect.FileDescriptor
 
 const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\n" +
 	"\x1bsteelyardv1/steelyard.proto\x12\fsteelyard.v1\"\f\n" +
 	"\n" +
-	"GetRequest\"z\n" +
+	"GetRequest\"\xec\x01\n" +
 	"\vGetResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12%\n" +
 	"\x04vips\x18\x02 \x03(\v2\x11.steelyard.v1.VIPR\x04vips\x12(\n" +
-	"\x05pools\x18\x03 \x03(\v2\x12.steelyard.v1.PoolR\x05pools\"\xfc\x02\n" +
+	"\x05pools\x18\x03 \x03(\v2\x12.steelyard.v1.PoolR\x05pools\x12;\n" +
+	"\fsource_lists\x18\n" +
+	" \x03(\v2\x18.steelyard.v1.SourceListR\vsourceLists\x123\n" +
+	"\asources\x18\v \x01(\v2\x19.steelyard.v1.NodeSourcesR\asources\"*\n" +
+	"\x14GetSourceListRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"3\n" +
+	"\x15GetSourceListResponse\x12\x1a\n" +
+	"\bprefixes\x18\x01 \x03(\tR\bprefixes\"\x82\x01\n" +
+	"\n" +
+	"SourceList\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12#\n" +
+	"\ripv4_prefixes\x18\x03 \x01(\rR\fipv4Prefixes\x12#\n" +
+	"\ripv6_prefixes\x18\x04 \x01(\rR\fipv6Prefixes\"M\n" +
+	"\vNodeSources\x12\x12\n" +
+	"\x04deny\x18\x01 \x01(\tR\x04deny\x12\x14\n" +
+	"\x05allow\x18\x02 \x01(\tR\x05allow\x12\x14\n" +
+	"\x05bogus\x18\x03 \x01(\tR\x05bogus\"\xd4\x03\n" +
 	"\x03VIP\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12\x1a\n" +
@@ -3225,7 +3918,19 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	" \x01(\v2\x16.steelyard.v1.AffinityR\baffinity\x12\x1c\n" +
 	"\tfragments\x18\v \x01(\tR\tfragments\x12\x10\n" +
 	"\x03mss\x18\f \x01(\rR\x03mss\x12\x12\n" +
-	"\x04quic\x18\r \x01(\bR\x04quicJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"`\n" +
+	"\x04quic\x18\r \x01(\bR\x04quic\x12\x12\n" +
+	"\x04deny\x18\x1e \x01(\tR\x04deny\x12\x14\n" +
+	"\x05allow\x18\x1f \x01(\tR\x05allow\x12,\n" +
+	"\x06limits\x18  \x01(\v2\x14.steelyard.v1.LimitsR\x06limitsJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xdc\x01\n" +
+	"\x06Limits\x12 \n" +
+	"\vconnections\x18\x01 \x01(\tR\vconnections\x12\x18\n" +
+	"\apackets\x18\x02 \x01(\tR\apackets\x12-\n" +
+	"\x12source_connections\x18\x03 \x01(\tR\x11sourceConnections\x12%\n" +
+	"\x0esource_packets\x18\x04 \x01(\tR\rsourcePackets\x12\x1f\n" +
+	"\vipv4_prefix\x18\x05 \x01(\rR\n" +
+	"ipv4Prefix\x12\x1f\n" +
+	"\vipv6_prefix\x18\x06 \x01(\rR\n" +
+	"ipv6Prefix\"`\n" +
 	"\bEndpoint\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
@@ -3283,7 +3988,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vBackendName\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port\"\xe7\x05\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\"\xa2\a\n" +
 	"\bMutation\x12/\n" +
 	"\aadd_vip\x18\x01 \x01(\v2\x14.steelyard.v1.AddVIPH\x00R\x06addVip\x122\n" +
 	"\aset_vip\x18\x02 \x01(\v2\x17.steelyard.v1.VIPFieldsH\x00R\x06setVip\x12\x1f\n" +
@@ -3302,9 +4007,14 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	" \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\baddCheck\x128\n" +
 	"\tset_check\x18\v \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\bsetCheck\x12>\n" +
 	"\fremove_check\x18\f \x01(\v2\x19.steelyard.v1.CheckInPoolH\x00R\vremoveCheck\x12A\n" +
-	"\rdrain_backend\x18\r \x01(\v2\x1a.steelyard.v1.DrainBackendH\x00R\fdrainBackendB\n" +
+	"\rdrain_backend\x18\r \x01(\v2\x1a.steelyard.v1.DrainBackendH\x00R\fdrainBackend\x12E\n" +
+	"\x0fset_source_list\x18\x1e \x01(\v2\x1b.steelyard.v1.SetSourceListH\x00R\rsetSourceList\x12.\n" +
+	"\x12remove_source_list\x18\x1f \x01(\tH\x00R\x10removeSourceList\x12B\n" +
+	"\vset_sources\x18  \x01(\v2\x1f.steelyard.v1.NodeSourcesFieldsH\x00R\n" +
+	"setSourcesB\n" +
 	"\n" +
-	"\bmutation\"\xac\x06\n" +
+	"\bmutation\"\xb1\n" +
+	"\n" +
 	"\tVIPFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12;\n" +
@@ -3322,7 +4032,15 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\tfragments\x18\r \x01(\tH\bR\tfragments\x88\x01\x01\x12\x15\n" +
 	"\x03mss\x18\x0e \x01(\rH\tR\x03mss\x88\x01\x01\x12\x17\n" +
 	"\x04quic\x18\x11 \x01(\bH\n" +
-	"R\x04quic\x88\x01\x01B\v\n" +
+	"R\x04quic\x88\x01\x01\x12\x17\n" +
+	"\x04deny\x18\x1e \x01(\tH\vR\x04deny\x88\x01\x01\x12\x19\n" +
+	"\x05allow\x18\x1f \x01(\tH\fR\x05allow\x88\x01\x01\x120\n" +
+	"\x11limit_connections\x18  \x01(\tH\rR\x10limitConnections\x88\x01\x01\x12(\n" +
+	"\rlimit_packets\x18! \x01(\tH\x0eR\flimitPackets\x88\x01\x01\x12=\n" +
+	"\x18limit_source_connections\x18\" \x01(\tH\x0fR\x16limitSourceConnections\x88\x01\x01\x125\n" +
+	"\x14limit_source_packets\x18# \x01(\tH\x10R\x12limitSourcePackets\x88\x01\x01\x12/\n" +
+	"\x11limit_ipv4_prefix\x18$ \x01(\rH\x11R\x0flimitIpv4Prefix\x88\x01\x01\x12/\n" +
+	"\x11limit_ipv6_prefix\x18% \x01(\rH\x12R\x0flimitIpv6Prefix\x88\x01\x01B\v\n" +
 	"\t_protocolB\a\n" +
 	"\x05_modeB\a\n" +
 	"\x05_poolB\v\n" +
@@ -3334,7 +4052,25 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\n" +
 	"_fragmentsB\x06\n" +
 	"\x04_mssB\a\n" +
-	"\x05_quicJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xb4\x02\n" +
+	"\x05_quicB\a\n" +
+	"\x05_denyB\b\n" +
+	"\x06_allowB\x14\n" +
+	"\x12_limit_connectionsB\x10\n" +
+	"\x0e_limit_packetsB\x1b\n" +
+	"\x19_limit_source_connectionsB\x17\n" +
+	"\x15_limit_source_packetsB\x14\n" +
+	"\x12_limit_ipv4_prefixB\x14\n" +
+	"\x12_limit_ipv6_prefixJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"?\n" +
+	"\rSetSourceList\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bprefixes\x18\x02 \x03(\tR\bprefixes\"\x7f\n" +
+	"\x11NodeSourcesFields\x12\x17\n" +
+	"\x04deny\x18\x01 \x01(\tH\x00R\x04deny\x88\x01\x01\x12\x19\n" +
+	"\x05allow\x18\x02 \x01(\tH\x01R\x05allow\x88\x01\x01\x12\x19\n" +
+	"\x05bogus\x18\x03 \x01(\tH\x02R\x05bogus\x88\x01\x01B\a\n" +
+	"\x05_denyB\b\n" +
+	"\x06_allowB\b\n" +
+	"\x06_bogus\"\xb4\x02\n" +
 	"\n" +
 	"PoolFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\"\n" +
@@ -3413,7 +4149,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vCheckInPool\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12/\n" +
 	"\x05check\x18\x02 \x01(\v2\x19.steelyard.v1.CheckFieldsR\x05check\"\x0f\n" +
-	"\rStatusRequest\"\xff\x03\n" +
+	"\rStatusRequest\"\xba\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x128\n" +
 	"\x18started_unix_nanoseconds\x18\x02 \x01(\x03R\x16startedUnixNanoseconds\x12\x1a\n" +
@@ -3428,8 +4164,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\areasons\x18\t \x03(\v2\x14.steelyard.v1.ReasonR\areasons\x12(\n" +
 	"\x04maps\x18\n" +
 	" \x03(\v2\x14.steelyard.v1.MapUseR\x04maps\x12-\n" +
-	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\x12(\n" +
-	"\x03nat\x18\f \x01(\v2\x16.steelyard.v1.NATPortsR\x03nat\"S\n" +
+	"\x05flows\x18\v \x01(\v2\x17.steelyard.v1.FlowTableR\x05flows\x129\n" +
+	"\tfragments\x18\f \x01(\v2\x1b.steelyard.v1.FragmentTableR\tfragments\x12(\n" +
+	"\x03nat\x18\r \x01(\v2\x16.steelyard.v1.NATPortsR\x03nat\"S\n" +
 	"\x0fInterfaceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x18\n" +
@@ -3437,13 +4174,16 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\bCounters\x12\x18\n" +
 	"\apackets\x18\x01 \x01(\x04R\apackets\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12 \n" +
-	"\vconnections\x18\x03 \x01(\x04R\vconnections\"\xb1\x01\n" +
+	"\vconnections\x18\x03 \x01(\x04R\vconnections\"\xb1\x02\n" +
 	"\tVIPStatus\x12#\n" +
 	"\x03vip\x18\x01 \x01(\v2\x11.steelyard.v1.VIPR\x03vip\x12\x1c\n" +
 	"\tavailable\x18\x02 \x01(\bR\tavailable\x122\n" +
 	"\bcounters\x18\x03 \x01(\v2\x16.steelyard.v1.CountersR\bcounters\x12\x17\n" +
 	"\ain_flux\x18\x04 \x01(\bR\x06inFlux\x12\x14\n" +
-	"\x05flows\x18\x05 \x01(\x04R\x05flows\"\xbc\x01\n" +
+	"\x05flows\x18\x05 \x01(\x04R\x05flows\x12.\n" +
+	"\adropped\x18\x1e \x03(\v2\x14.steelyard.v1.ReasonR\adropped\x120\n" +
+	"\bobserved\x18\x1f \x03(\v2\x14.steelyard.v1.ReasonR\bobserved\x12\x1c\n" +
+	"\tforgotten\x18  \x01(\x04R\tforgotten\"\xbc\x01\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
@@ -3506,10 +4246,16 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\aevicted\x18\b \x01(\x04R\aevicted\x12/\n" +
 	"\x13evicted_connections\x18\t \x01(\x04R\x12evictedConnections\x12\"\n" +
 	"\funremembered\x18\n" +
-	" \x01(\x04R\funremembered2\xdb\x01\n" +
+	" \x01(\x04R\funremembered\"I\n" +
+	"\rFragmentTable\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x01 \x01(\x04R\n" +
+	"remembered\x12\x18\n" +
+	"\aevicted\x18\x02 \x01(\x04R\aevicted2\xba\x02\n" +
 	"\tSteelyard\x12?\n" +
 	"\x03Get\x12\x18.steelyard.v1.GetRequest\x1a\x19.steelyard.v1.GetResponse\"\x03\x90\x02\x01\x12C\n" +
-	"\x06Change\x12\x1b.steelyard.v1.ChangeRequest\x1a\x1c.steelyard.v1.ChangeResponse\x12H\n" +
+	"\x06Change\x12\x1b.steelyard.v1.ChangeRequest\x1a\x1c.steelyard.v1.ChangeResponse\x12]\n" +
+	"\rGetSourceList\x12\".steelyard.v1.GetSourceListRequest\x1a#.steelyard.v1.GetSourceListResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\x06Status\x12\x1b.steelyard.v1.StatusRequest\x1a\x1c.steelyard.v1.StatusResponse\"\x03\x90\x02\x01BCZAgithub.com/steelyard-lb/steelyard/pkg/api/steelyardv1;steelyardv1b\x06proto3"
 
 var (
@@ -3524,106 +4270,124 @@ func file_steelyardv1_steelyard_proto_rawDescGZIP() []byte {
 	return file_steelyardv1_steelyard_proto_rawDescData
 }
 
-var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_steelyardv1_steelyard_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_steelyardv1_steelyard_proto_goTypes = []any{
-	(*GetRequest)(nil),      // 0: steelyard.v1.GetRequest
-	(*GetResponse)(nil),     // 1: steelyard.v1.GetResponse
-	(*VIP)(nil),             // 2: steelyard.v1.VIP
-	(*Endpoint)(nil),        // 3: steelyard.v1.Endpoint
-	(*Affinity)(nil),        // 4: steelyard.v1.Affinity
-	(*Pool)(nil),            // 5: steelyard.v1.Pool
-	(*Backend)(nil),         // 6: steelyard.v1.Backend
-	(*Drain)(nil),           // 7: steelyard.v1.Drain
-	(*Check)(nil),           // 8: steelyard.v1.Check
-	(*ChangeRequest)(nil),   // 9: steelyard.v1.ChangeRequest
-	(*ChangeResponse)(nil),  // 10: steelyard.v1.ChangeResponse
-	(*BackendName)(nil),     // 11: steelyard.v1.BackendName
-	(*Mutation)(nil),        // 12: steelyard.v1.Mutation
-	(*VIPFields)(nil),       // 13: steelyard.v1.VIPFields
-	(*PoolFields)(nil),      // 14: steelyard.v1.PoolFields
-	(*BackendFields)(nil),   // 15: steelyard.v1.BackendFields
-	(*ServerIDs)(nil),       // 16: steelyard.v1.ServerIDs
-	(*CheckFields)(nil),     // 17: steelyard.v1.CheckFields
-	(*AddVIP)(nil),          // 18: steelyard.v1.AddVIP
-	(*AddPool)(nil),         // 19: steelyard.v1.AddPool
-	(*BackendInPool)(nil),   // 20: steelyard.v1.BackendInPool
-	(*DrainBackend)(nil),    // 21: steelyard.v1.DrainBackend
-	(*RemoveBackend)(nil),   // 22: steelyard.v1.RemoveBackend
-	(*CheckInPool)(nil),     // 23: steelyard.v1.CheckInPool
-	(*StatusRequest)(nil),   // 24: steelyard.v1.StatusRequest
-	(*StatusResponse)(nil),  // 25: steelyard.v1.StatusResponse
-	(*InterfaceStatus)(nil), // 26: steelyard.v1.InterfaceStatus
-	(*Counters)(nil),        // 27: steelyard.v1.Counters
-	(*VIPStatus)(nil),       // 28: steelyard.v1.VIPStatus
-	(*PoolStatus)(nil),      // 29: steelyard.v1.PoolStatus
-	(*BackendStatus)(nil),   // 30: steelyard.v1.BackendStatus
-	(*CheckStatus)(nil),     // 31: steelyard.v1.CheckStatus
-	(*NextHop)(nil),         // 32: steelyard.v1.NextHop
-	(*Reason)(nil),          // 33: steelyard.v1.Reason
-	(*MapUse)(nil),          // 34: steelyard.v1.MapUse
-	(*NATPorts)(nil),        // 35: steelyard.v1.NATPorts
-	(*FlowTable)(nil),       // 36: steelyard.v1.FlowTable
+	(*GetRequest)(nil),            // 0: steelyard.v1.GetRequest
+	(*GetResponse)(nil),           // 1: steelyard.v1.GetResponse
+	(*GetSourceListRequest)(nil),  // 2: steelyard.v1.GetSourceListRequest
+	(*GetSourceListResponse)(nil), // 3: steelyard.v1.GetSourceListResponse
+	(*SourceList)(nil),            // 4: steelyard.v1.SourceList
+	(*NodeSources)(nil),           // 5: steelyard.v1.NodeSources
+	(*VIP)(nil),                   // 6: steelyard.v1.VIP
+	(*Limits)(nil),                // 7: steelyard.v1.Limits
+	(*Endpoint)(nil),              // 8: steelyard.v1.Endpoint
+	(*Affinity)(nil),              // 9: steelyard.v1.Affinity
+	(*Pool)(nil),                  // 10: steelyard.v1.Pool
+	(*Backend)(nil),               // 11: steelyard.v1.Backend
+	(*Drain)(nil),                 // 12: steelyard.v1.Drain
+	(*Check)(nil),                 // 13: steelyard.v1.Check
+	(*ChangeRequest)(nil),         // 14: steelyard.v1.ChangeRequest
+	(*ChangeResponse)(nil),        // 15: steelyard.v1.ChangeResponse
+	(*BackendName)(nil),           // 16: steelyard.v1.BackendName
+	(*Mutation)(nil),              // 17: steelyard.v1.Mutation
+	(*VIPFields)(nil),             // 18: steelyard.v1.VIPFields
+	(*SetSourceList)(nil),         // 19: steelyard.v1.SetSourceList
+	(*NodeSourcesFields)(nil),     // 20: steelyard.v1.NodeSourcesFields
+	(*PoolFields)(nil),            // 21: steelyard.v1.PoolFields
+	(*BackendFields)(nil),         // 22: steelyard.v1.BackendFields
+	(*ServerIDs)(nil),             // 23: steelyard.v1.ServerIDs
+	(*CheckFields)(nil),           // 24: steelyard.v1.CheckFields
+	(*AddVIP)(nil),                // 25: steelyard.v1.AddVIP
+	(*AddPool)(nil),               // 26: steelyard.v1.AddPool
+	(*BackendInPool)(nil),         // 27: steelyard.v1.BackendInPool
+	(*DrainBackend)(nil),          // 28: steelyard.v1.DrainBackend
+	(*RemoveBackend)(nil),         // 29: steelyard.v1.RemoveBackend
+	(*CheckInPool)(nil),           // 30: steelyard.v1.CheckInPool
+	(*StatusRequest)(nil),         // 31: steelyard.v1.StatusRequest
+	(*StatusResponse)(nil),        // 32: steelyard.v1.StatusResponse
+	(*InterfaceStatus)(nil),       // 33: steelyard.v1.InterfaceStatus
+	(*Counters)(nil),              // 34: steelyard.v1.Counters
+	(*VIPStatus)(nil),             // 35: steelyard.v1.VIPStatus
+	(*PoolStatus)(nil),            // 36: steelyard.v1.PoolStatus
+	(*BackendStatus)(nil),         // 37: steelyard.v1.BackendStatus
+	(*CheckStatus)(nil),           // 38: steelyard.v1.CheckStatus
+	(*NextHop)(nil),               // 39: steelyard.v1.NextHop
+	(*Reason)(nil),                // 40: steelyard.v1.Reason
+	(*MapUse)(nil),                // 41: steelyard.v1.MapUse
+	(*NATPorts)(nil),              // 42: steelyard.v1.NATPorts
+	(*FlowTable)(nil),             // 43: steelyard.v1.FlowTable
+	(*FragmentTable)(nil),         // 44: steelyard.v1.FragmentTable
 }
 var file_steelyardv1_steelyard_proto_depIdxs = []int32{
-	2,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
-	5,  // 1: steelyard.v1.GetResponse.pools:type_name -> steelyard.v1.Pool
-	3,  // 2: steelyard.v1.VIP.endpoints:type_name -> steelyard.v1.Endpoint
-	4,  // 3: steelyard.v1.VIP.affinity:type_name -> steelyard.v1.Affinity
-	8,  // 4: steelyard.v1.Pool.checks:type_name -> steelyard.v1.Check
-	6,  // 5: steelyard.v1.Pool.backends:type_name -> steelyard.v1.Backend
-	7,  // 6: steelyard.v1.Backend.drain:type_name -> steelyard.v1.Drain
-	12, // 7: steelyard.v1.ChangeRequest.mutations:type_name -> steelyard.v1.Mutation
-	11, // 8: steelyard.v1.ChangeResponse.draining:type_name -> steelyard.v1.BackendName
-	18, // 9: steelyard.v1.Mutation.add_vip:type_name -> steelyard.v1.AddVIP
-	13, // 10: steelyard.v1.Mutation.set_vip:type_name -> steelyard.v1.VIPFields
-	19, // 11: steelyard.v1.Mutation.add_pool:type_name -> steelyard.v1.AddPool
-	14, // 12: steelyard.v1.Mutation.set_pool:type_name -> steelyard.v1.PoolFields
-	20, // 13: steelyard.v1.Mutation.add_backend:type_name -> steelyard.v1.BackendInPool
-	20, // 14: steelyard.v1.Mutation.set_backend:type_name -> steelyard.v1.BackendInPool
-	22, // 15: steelyard.v1.Mutation.remove_backend:type_name -> steelyard.v1.RemoveBackend
-	23, // 16: steelyard.v1.Mutation.add_check:type_name -> steelyard.v1.CheckInPool
-	23, // 17: steelyard.v1.Mutation.set_check:type_name -> steelyard.v1.CheckInPool
-	23, // 18: steelyard.v1.Mutation.remove_check:type_name -> steelyard.v1.CheckInPool
-	21, // 19: steelyard.v1.Mutation.drain_backend:type_name -> steelyard.v1.DrainBackend
-	3,  // 20: steelyard.v1.VIPFields.endpoints:type_name -> steelyard.v1.Endpoint
-	3,  // 21: steelyard.v1.VIPFields.add_endpoints:type_name -> steelyard.v1.Endpoint
-	3,  // 22: steelyard.v1.VIPFields.remove_endpoints:type_name -> steelyard.v1.Endpoint
-	16, // 23: steelyard.v1.BackendFields.server_ids:type_name -> steelyard.v1.ServerIDs
-	13, // 24: steelyard.v1.AddVIP.vip:type_name -> steelyard.v1.VIPFields
-	15, // 25: steelyard.v1.AddVIP.backends:type_name -> steelyard.v1.BackendFields
-	17, // 26: steelyard.v1.AddVIP.checks:type_name -> steelyard.v1.CheckFields
-	14, // 27: steelyard.v1.AddPool.pool:type_name -> steelyard.v1.PoolFields
-	15, // 28: steelyard.v1.AddPool.backends:type_name -> steelyard.v1.BackendFields
-	17, // 29: steelyard.v1.AddPool.checks:type_name -> steelyard.v1.CheckFields
-	15, // 30: steelyard.v1.BackendInPool.backend:type_name -> steelyard.v1.BackendFields
-	15, // 31: steelyard.v1.DrainBackend.backend:type_name -> steelyard.v1.BackendFields
-	15, // 32: steelyard.v1.RemoveBackend.backend:type_name -> steelyard.v1.BackendFields
-	17, // 33: steelyard.v1.CheckInPool.check:type_name -> steelyard.v1.CheckFields
-	26, // 34: steelyard.v1.StatusResponse.interfaces:type_name -> steelyard.v1.InterfaceStatus
-	28, // 35: steelyard.v1.StatusResponse.vips:type_name -> steelyard.v1.VIPStatus
-	29, // 36: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
-	33, // 37: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
-	34, // 38: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
-	36, // 39: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
-	35, // 40: steelyard.v1.StatusResponse.nat:type_name -> steelyard.v1.NATPorts
-	2,  // 41: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
-	27, // 42: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
-	30, // 43: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
-	6,  // 44: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
-	31, // 45: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
-	32, // 46: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
-	27, // 47: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
-	0,  // 48: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
-	9,  // 49: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
-	24, // 50: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
-	1,  // 51: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
-	10, // 52: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
-	25, // 53: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
-	51, // [51:54] is the sub-list for method output_type
-	48, // [48:51] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	6,  // 0: steelyard.v1.GetResponse.vips:type_name -> steelyard.v1.VIP
+	10, // 1: steelyard.v1.GetResponse.pools:type_name -> steelyard.v1.Pool
+	4,  // 2: steelyard.v1.GetResponse.source_lists:type_name -> steelyard.v1.SourceList
+	5,  // 3: steelyard.v1.GetResponse.sources:type_name -> steelyard.v1.NodeSources
+	8,  // 4: steelyard.v1.VIP.endpoints:type_name -> steelyard.v1.Endpoint
+	9,  // 5: steelyard.v1.VIP.affinity:type_name -> steelyard.v1.Affinity
+	7,  // 6: steelyard.v1.VIP.limits:type_name -> steelyard.v1.Limits
+	13, // 7: steelyard.v1.Pool.checks:type_name -> steelyard.v1.Check
+	11, // 8: steelyard.v1.Pool.backends:type_name -> steelyard.v1.Backend
+	12, // 9: steelyard.v1.Backend.drain:type_name -> steelyard.v1.Drain
+	17, // 10: steelyard.v1.ChangeRequest.mutations:type_name -> steelyard.v1.Mutation
+	16, // 11: steelyard.v1.ChangeResponse.draining:type_name -> steelyard.v1.BackendName
+	25, // 12: steelyard.v1.Mutation.add_vip:type_name -> steelyard.v1.AddVIP
+	18, // 13: steelyard.v1.Mutation.set_vip:type_name -> steelyard.v1.VIPFields
+	26, // 14: steelyard.v1.Mutation.add_pool:type_name -> steelyard.v1.AddPool
+	21, // 15: steelyard.v1.Mutation.set_pool:type_name -> steelyard.v1.PoolFields
+	27, // 16: steelyard.v1.Mutation.add_backend:type_name -> steelyard.v1.BackendInPool
+	27, // 17: steelyard.v1.Mutation.set_backend:type_name -> steelyard.v1.BackendInPool
+	29, // 18: steelyard.v1.Mutation.remove_backend:type_name -> steelyard.v1.RemoveBackend
+	30, // 19: steelyard.v1.Mutation.add_check:type_name -> steelyard.v1.CheckInPool
+	30, // 20: steelyard.v1.Mutation.set_check:type_name -> steelyard.v1.CheckInPool
+	30, // 21: steelyard.v1.Mutation.remove_check:type_name -> steelyard.v1.CheckInPool
+	28, // 22: steelyard.v1.Mutation.drain_backend:type_name -> steelyard.v1.DrainBackend
+	19, // 23: steelyard.v1.Mutation.set_source_list:type_name -> steelyard.v1.SetSourceList
+	20, // 24: steelyard.v1.Mutation.set_sources:type_name -> steelyard.v1.NodeSourcesFields
+	8,  // 25: steelyard.v1.VIPFields.endpoints:type_name -> steelyard.v1.Endpoint
+	8,  // 26: steelyard.v1.VIPFields.add_endpoints:type_name -> steelyard.v1.Endpoint
+	8,  // 27: steelyard.v1.VIPFields.remove_endpoints:type_name -> steelyard.v1.Endpoint
+	23, // 28: steelyard.v1.BackendFields.server_ids:type_name -> steelyard.v1.ServerIDs
+	18, // 29: steelyard.v1.AddVIP.vip:type_name -> steelyard.v1.VIPFields
+	22, // 30: steelyard.v1.AddVIP.backends:type_name -> steelyard.v1.BackendFields
+	24, // 31: steelyard.v1.AddVIP.checks:type_name -> steelyard.v1.CheckFields
+	21, // 32: steelyard.v1.AddPool.pool:type_name -> steelyard.v1.PoolFields
+	22, // 33: steelyard.v1.AddPool.backends:type_name -> steelyard.v1.BackendFields
+	24, // 34: steelyard.v1.AddPool.checks:type_name -> steelyard.v1.CheckFields
+	22, // 35: steelyard.v1.BackendInPool.backend:type_name -> steelyard.v1.BackendFields
+	22, // 36: steelyard.v1.DrainBackend.backend:type_name -> steelyard.v1.BackendFields
+	22, // 37: steelyard.v1.RemoveBackend.backend:type_name -> steelyard.v1.BackendFields
+	24, // 38: steelyard.v1.CheckInPool.check:type_name -> steelyard.v1.CheckFields
+	33, // 39: steelyard.v1.StatusResponse.interfaces:type_name -> steelyard.v1.InterfaceStatus
+	35, // 40: steelyard.v1.StatusResponse.vips:type_name -> steelyard.v1.VIPStatus
+	36, // 41: steelyard.v1.StatusResponse.pools:type_name -> steelyard.v1.PoolStatus
+	40, // 42: steelyard.v1.StatusResponse.reasons:type_name -> steelyard.v1.Reason
+	41, // 43: steelyard.v1.StatusResponse.maps:type_name -> steelyard.v1.MapUse
+	43, // 44: steelyard.v1.StatusResponse.flows:type_name -> steelyard.v1.FlowTable
+	44, // 45: steelyard.v1.StatusResponse.fragments:type_name -> steelyard.v1.FragmentTable
+	42, // 46: steelyard.v1.StatusResponse.nat:type_name -> steelyard.v1.NATPorts
+	6,  // 47: steelyard.v1.VIPStatus.vip:type_name -> steelyard.v1.VIP
+	34, // 48: steelyard.v1.VIPStatus.counters:type_name -> steelyard.v1.Counters
+	40, // 49: steelyard.v1.VIPStatus.dropped:type_name -> steelyard.v1.Reason
+	40, // 50: steelyard.v1.VIPStatus.observed:type_name -> steelyard.v1.Reason
+	37, // 51: steelyard.v1.PoolStatus.backends:type_name -> steelyard.v1.BackendStatus
+	11, // 52: steelyard.v1.BackendStatus.backend:type_name -> steelyard.v1.Backend
+	38, // 53: steelyard.v1.BackendStatus.checks:type_name -> steelyard.v1.CheckStatus
+	39, // 54: steelyard.v1.BackendStatus.next_hop:type_name -> steelyard.v1.NextHop
+	34, // 55: steelyard.v1.BackendStatus.counters:type_name -> steelyard.v1.Counters
+	0,  // 56: steelyard.v1.Steelyard.Get:input_type -> steelyard.v1.GetRequest
+	14, // 57: steelyard.v1.Steelyard.Change:input_type -> steelyard.v1.ChangeRequest
+	2,  // 58: steelyard.v1.Steelyard.GetSourceList:input_type -> steelyard.v1.GetSourceListRequest
+	31, // 59: steelyard.v1.Steelyard.Status:input_type -> steelyard.v1.StatusRequest
+	1,  // 60: steelyard.v1.Steelyard.Get:output_type -> steelyard.v1.GetResponse
+	15, // 61: steelyard.v1.Steelyard.Change:output_type -> steelyard.v1.ChangeResponse
+	3,  // 62: steelyard.v1.Steelyard.GetSourceList:output_type -> steelyard.v1.GetSourceListResponse
+	32, // 63: steelyard.v1.Steelyard.Status:output_type -> steelyard.v1.StatusResponse
+	60, // [60:64] is the sub-list for method output_type
+	56, // [56:60] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_steelyardv1_steelyard_proto_init() }
@@ -3631,7 +4395,7 @@ func file_steelyardv1_steelyard_proto_init() {
 	if File_steelyardv1_steelyard_proto != nil {
 		return
 	}
-	file_steelyardv1_steelyard_proto_msgTypes[12].OneofWrappers = []any{
+	file_steelyardv1_steelyard_proto_msgTypes[17].OneofWrappers = []any{
 		(*Mutation_AddVip)(nil),
 		(*Mutation_SetVip)(nil),
 		(*Mutation_RemoveVip)(nil),
@@ -3645,20 +4409,24 @@ func file_steelyardv1_steelyard_proto_init() {
 		(*Mutation_SetCheck)(nil),
 		(*Mutation_RemoveCheck)(nil),
 		(*Mutation_DrainBackend)(nil),
+		(*Mutation_SetSourceList)(nil),
+		(*Mutation_RemoveSourceList)(nil),
+		(*Mutation_SetSources)(nil),
 	}
-	file_steelyardv1_steelyard_proto_msgTypes[13].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[14].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[15].OneofWrappers = []any{}
-	file_steelyardv1_steelyard_proto_msgTypes[17].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[18].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[20].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[21].OneofWrappers = []any{}
 	file_steelyardv1_steelyard_proto_msgTypes[22].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[24].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[28].OneofWrappers = []any{}
+	file_steelyardv1_steelyard_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_steelyardv1_steelyard_proto_rawDesc), len(file_steelyardv1_steelyard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -51,6 +51,8 @@ const (
 	SteelyardGetProcedure = "/steelyard.v1.Steelyard/Get"
 	// SteelyardChangeProcedure is the fully-qualified name of the Steelyard's Change RPC.
 	SteelyardChangeProcedure = "/steelyard.v1.Steelyard/Change"
+	// SteelyardGetSourceListProcedure is the fully-qualified name of the Steelyard's GetSourceList RPC.
+	SteelyardGetSourceListProcedure = "/steelyard.v1.Steelyard/GetSourceList"
 	// SteelyardStatusProcedure is the fully-qualified name of the Steelyard's Status RPC.
 	SteelyardStatusProcedure = "/steelyard.v1.Steelyard/Status"
 )
@@ -65,6 +67,8 @@ type SteelyardClient interface {
 	// broken rule; the message lists every violation, one a line), aborted (not at
 	// the expected revision), unavailable (the daemon is stopping).
 	Change(context.Context, *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error)
+	// GetSourceList returns what is on a source list, or not_found.
+	GetSourceList(context.Context, *steelyardv1.GetSourceListRequest) (*steelyardv1.GetSourceListResponse, error)
 	// Status returns what is observed.
 	Status(context.Context, *steelyardv1.StatusRequest) (*steelyardv1.StatusResponse, error)
 }
@@ -93,6 +97,13 @@ func NewSteelyardClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 			connect.WithSchema(steelyardMethods.ByName("Change")),
 			connect.WithClientOptions(opts...),
 		),
+		getSourceList: connect.NewClient[steelyardv1.GetSourceListRequest, steelyardv1.GetSourceListResponse](
+			httpClient,
+			baseURL+SteelyardGetSourceListProcedure,
+			connect.WithSchema(steelyardMethods.ByName("GetSourceList")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		status: connect.NewClient[steelyardv1.StatusRequest, steelyardv1.StatusResponse](
 			httpClient,
 			baseURL+SteelyardStatusProcedure,
@@ -105,9 +116,10 @@ func NewSteelyardClient(httpClient connect.HTTPClient, baseURL string, opts ...c
 
 // steelyardClient implements SteelyardClient.
 type steelyardClient struct {
-	get    *connect.Client[steelyardv1.GetRequest, steelyardv1.GetResponse]
-	change *connect.Client[steelyardv1.ChangeRequest, steelyardv1.ChangeResponse]
-	status *connect.Client[steelyardv1.StatusRequest, steelyardv1.StatusResponse]
+	get           *connect.Client[steelyardv1.GetRequest, steelyardv1.GetResponse]
+	change        *connect.Client[steelyardv1.ChangeRequest, steelyardv1.ChangeResponse]
+	getSourceList *connect.Client[steelyardv1.GetSourceListRequest, steelyardv1.GetSourceListResponse]
+	status        *connect.Client[steelyardv1.StatusRequest, steelyardv1.StatusResponse]
 }
 
 // Get calls steelyard.v1.Steelyard.Get.
@@ -122,6 +134,15 @@ func (c *steelyardClient) Get(ctx context.Context, req *steelyardv1.GetRequest) 
 // Change calls steelyard.v1.Steelyard.Change.
 func (c *steelyardClient) Change(ctx context.Context, req *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error) {
 	response, err := c.change.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetSourceList calls steelyard.v1.Steelyard.GetSourceList.
+func (c *steelyardClient) GetSourceList(ctx context.Context, req *steelyardv1.GetSourceListRequest) (*steelyardv1.GetSourceListResponse, error) {
+	response, err := c.getSourceList.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -147,6 +168,8 @@ type SteelyardHandler interface {
 	// broken rule; the message lists every violation, one a line), aborted (not at
 	// the expected revision), unavailable (the daemon is stopping).
 	Change(context.Context, *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error)
+	// GetSourceList returns what is on a source list, or not_found.
+	GetSourceList(context.Context, *steelyardv1.GetSourceListRequest) (*steelyardv1.GetSourceListResponse, error)
 	// Status returns what is observed.
 	Status(context.Context, *steelyardv1.StatusRequest) (*steelyardv1.StatusResponse, error)
 }
@@ -171,6 +194,13 @@ func NewSteelyardHandler(svc SteelyardHandler, opts ...connect.HandlerOption) (s
 		connect.WithSchema(steelyardMethods.ByName("Change")),
 		connect.WithHandlerOptions(opts...),
 	)
+	steelyardGetSourceListHandler := connect.NewUnaryHandlerSimple(
+		SteelyardGetSourceListProcedure,
+		svc.GetSourceList,
+		connect.WithSchema(steelyardMethods.ByName("GetSourceList")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	steelyardStatusHandler := connect.NewUnaryHandlerSimple(
 		SteelyardStatusProcedure,
 		svc.Status,
@@ -184,6 +214,8 @@ func NewSteelyardHandler(svc SteelyardHandler, opts ...connect.HandlerOption) (s
 			steelyardGetHandler.ServeHTTP(w, r)
 		case SteelyardChangeProcedure:
 			steelyardChangeHandler.ServeHTTP(w, r)
+		case SteelyardGetSourceListProcedure:
+			steelyardGetSourceListHandler.ServeHTTP(w, r)
 		case SteelyardStatusProcedure:
 			steelyardStatusHandler.ServeHTTP(w, r)
 		default:
@@ -201,6 +233,10 @@ func (UnimplementedSteelyardHandler) Get(context.Context, *steelyardv1.GetReques
 
 func (UnimplementedSteelyardHandler) Change(context.Context, *steelyardv1.ChangeRequest) (*steelyardv1.ChangeResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("steelyard.v1.Steelyard.Change is not implemented"))
+}
+
+func (UnimplementedSteelyardHandler) GetSourceList(context.Context, *steelyardv1.GetSourceListRequest) (*steelyardv1.GetSourceListResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("steelyard.v1.Steelyard.GetSourceList is not implemented"))
 }
 
 func (UnimplementedSteelyardHandler) Status(context.Context, *steelyardv1.StatusRequest) (*steelyardv1.StatusResponse, error) {
