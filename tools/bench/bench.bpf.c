@@ -16,8 +16,7 @@
 #define FRAME_WORDS 10
 #define MAX_GROWTH 64 /* of what a program under test puts before the frame */
 
-/* The frame of a flow but for its addresses and ports: its first 8 bytes, then all from the 6th on.
- */
+/* A frame without a flow's addresses and ports: its first 8 bytes, then all from the 6th on. */
 volatile u64 frame[FRAME_WORDS];
 const volatile bool ipv6;
 /* Where the IP header lies whose addresses are the flow's: the packet's, or one that it quotes. */

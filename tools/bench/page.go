@@ -41,8 +41,8 @@ func (r *report) table() string {
 		row := &r.Rows[i]
 		generator, tail := row.Results[nameGenerator].Median, row.Results[nameTail].Median
 		floor, ok := row.Results[nameFloor]
-		fmt.Fprintf(&b, "| %s | %s | %.0f | %.0f | %s | %s | %s | %s | %s | %s |\n", row.Case, row.flows(), generator, tail-generator,
-			figure(0)(floor.Median-generator, ok), figure(1)(row.net(nameSteelyard)), row.spread(nameSteelyard),
+		fmt.Fprintf(&b, "| %s | %s | %.1f | %.1f | %s | %s | %s | %s | %s | %s |\n", row.Case, row.flows(), generator, tail-generator,
+			figure(1)(floor.Median-generator, ok), figure(1)(row.net(nameSteelyard)), row.spread(nameSteelyard),
 			figure(1)(row.net(nameClassic)), row.spread(nameClassic), figure(2)(row.ratio()))
 	}
 	return b.String()

@@ -45,8 +45,8 @@ func enterSpace() error {
 		return err
 	}
 	return errors.Join(
-		routeAll(out, "203.0.113.2/24", "0.0.0.0/0", gateway(false)),
-		routeAll(out, "2001:db8::2/64", "::/0", gateway(true)))
+		routeAll(out, "203.0.113.2/30", "0.0.0.0/0", gateway(false)),
+		routeAll(out, "2001:db8::2/126", "::/0", gateway(true)))
 }
 
 // gateway is the router behind the way out.
@@ -57,7 +57,8 @@ func gateway(ipv6 bool) netip.Addr {
 	return netip.MustParseAddr("203.0.113.1")
 }
 
-// routeAll gives an interface an address and makes a router behind it the way to all.
+// routeAll gives an interface an address and makes a router behind it the way to all. The
+// address has no neighbours besides, for among random clients some would be.
 func routeAll(link netlink.Link, address, all string, router netip.Addr) error {
 	own, err := netlink.ParseAddr(address)
 	if err != nil {
