@@ -12,7 +12,8 @@
 enum nat_fact {
 	NAT_FACT_IPV4 = 1, /* the backend's address is IPv4 */
 	NAT_FACT_TCP = 2,
-	NAT_FACT_TAG = 4, /* the frame has a VLAN tag */
+	NAT_FACT_TAG = 4,     /* the frame has a VLAN tag */
+	NAT_FACT_SPLICED = 8, /* it began with a SYN cookie */
 	NAT_FACT_VIP_SHIFT = 16,
 };
 
@@ -105,6 +106,7 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	t->ports = client->ports;
 	t->vip = facts >> NAT_FACT_VIP_SHIFT;
 	note_hop(ctx, t, facts & NAT_FACT_TAG);
+	flags |= facts & NAT_FACT_SPLICED ? NAT_SPLICED : 0;
 	/* One datagram may be all that there is. */
 	if (protocol == IPPROTO_UDP)
 		flags |= NAT_SPOKEN;

@@ -12,9 +12,11 @@
 #include "maps.h"
 #include "nat_program.h"
 #include "parse.h"
+#include "parts.h"
 #include "quoted.h"
 #include "reset.h"
 #include "rewrite.h"
+#include "syn_program.h"
 #include "types.h"
 #include "vip.h"
 
@@ -176,26 +178,6 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 		pass_together(pkt);
 	return leave_to_kernel(ctx, pkt);
 }
-
-int steelyard_part(struct xdp_md *ctx);
-
-/*
- * The programs that are called for what few packets are. They are not functions of the
- * main one, for the sake of that one's registers and stack.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, PARTS);
-	__type(key, u32);
-	__array(values, int(void *));
-} parts SEC(".maps") = {
-	.values = {
-		[PART_OF_FLOW] = (void *)&steelyard_part,
-		[PART_NAT] = (void *)&steelyard_nat,
-		[PART_NAT_FRAGMENT] = (void *)&steelyard_nat_fragment,
-		[PART_NAT_ERROR] = (void *)&steelyard_nat_error,
-	},
-};
 
 /* Fragments and ICMP errors: the whole path again. */
 SEC("xdp.frags")

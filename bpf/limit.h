@@ -29,10 +29,11 @@ struct limit {
 	u64 burst; /* time that fills the bucket */
 };
 
-/* The buckets of a VIP: of packets and connections. */
+/* The buckets of a VIP: of packets and connections, and of SYNs that are given no cookie. */
 struct vip_buckets {
 	u64 empty[2];
-	u64 reserved[6];
+	u64 syns;
+	u64 reserved[5];
 };
 
 _Static_assert(sizeof(struct vip_buckets) == 64, "VIPs do not share a cache line");

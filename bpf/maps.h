@@ -38,6 +38,7 @@ enum vip_flag {
 	VIP_QUIC = 128,             /* terms: server_ids */
 	VIP_HASHES_FRAGMENTS = 256, /* fragments may come before their first one */
 	VIP_GUARDED = 512,          /* its guard has something to say, see guard.h */
+	VIP_SYN_COOKIES = 1024,     /* it answers SYNs with cookies, or has done so */
 };
 
 /* What of a VIP is more than a slot can answer. */
@@ -237,8 +238,15 @@ enum nat_flag {
 	NAT_CLIENT_CLOSED = 4,
 	NAT_BACKEND_CLOSED = 8,
 	NAT_RESET = 16,
-	NAT_CLAIMED = 32, /* the rest is being written */
-	NAT_SPOKEN = 64,  /* the client has sent more than what opens it */
+	NAT_CLAIMED = 32,  /* the rest is being written */
+	NAT_SPOKEN = 64,   /* the client has sent more than what opens it */
+	NAT_SPLICED = 128, /* it began with a SYN cookie, see splice.h */
+};
+
+/* Flags of a splice, see splice.h. */
+enum splice_flag {
+	SPLICE_ANSWERED = 1, /* the backend has taken the connection, */
+	SPLICE_ENDED = 2,    /* and has nothing more to say */
 };
 
 /* The programs that the main one calls for what few packets are. */
@@ -247,6 +255,7 @@ enum part {
 	PART_NAT,          /* a packet of a VIP that translates */
 	PART_NAT_FRAGMENT, /* one in fragments */
 	PART_NAT_ERROR,    /* an ICMP error about one */
+	PART_SYN,          /* one that has to do with SYN cookies */
 
 	PARTS,
 };
@@ -263,6 +272,7 @@ const volatile struct vocabulary {
 	enum flow_event flow_event;
 	enum nat_flag nat_flag;
 	enum part part;
+	enum splice_flag splice_flag;
 	enum list_answer list_answer;
 	enum limited limited;
 	struct list_node list_node;
@@ -411,7 +421,7 @@ struct nat_endpoint {
 	struct address address;
 	__be16 port; /* 0: the backend's */
 	u16 vip;
-	u32 reserved;
+	u32 flags; /* VIP_SYN_COOKIES */
 };
 
 /* Of both tables of VIPs, as port_ranges. */

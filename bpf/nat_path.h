@@ -15,7 +15,27 @@
 #include "icmp.h"
 #include "quoted.h"
 #include "reset.h"
+#include "splice.h"
 #include "vip.h"
+
+/* Where the headers of a packet are in one piece, as the kernel's functions take them. */
+struct head {
+	u64 ip[5];
+	u32 tcp[5];
+	u32 reserved;
+};
+
+/* What steelyard_syn is asked, and what it has found. */
+enum syn_course {
+	SYN_UNSEEN,
+	SYN_FROM_CLIENT,
+	SYN_FROM_BACKEND,
+	SYN_SEEN,                       /* the packet goes its way */
+	SYN_SPLICED = NAT_FACT_SPLICED, /* the same, and it has become the SYN of a splice */
+};
+
+/* From a course to what it makes of a translation's flags, without a path for each. */
+#define SYN_TO_NAT_FLAG (NAT_SPLICED / SYN_SPLICED)
 
 /* What becomes of a packet of a VIP that translates. */
 struct course {
@@ -29,7 +49,12 @@ struct course {
 	u32 backend; /* index of its record, or of nobody */
 	u32 index;   /* of its translation, NAT_NONE if it has none */
 	u64 state;   /* of the translation, as it was read */
-	u32 vip;     /* index of its counters, and its mode */
+	struct head head;
+	struct tuple client; /* of the client's packets, where a splice is looked for */
+	u32 cookie;          /* of the splice whose SYN it is */
+	u8 next;             /* enum syn_course: told by one program to the next, */
+	u8 syn;              /* and what this one was told */
+	u32 vip;             /* index of its counters, and its mode */
 	u8 mode;
 	struct packet packet; /* see forget() */
 };
@@ -41,6 +66,13 @@ struct {
 	__type(key, u32);
 	__type(value, struct course);
 } courses SEC(".maps");
+
+step struct course *this_course(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&courses, &zero);
+}
 
 /* Carries a packet along its course: fragments by a function of their own. */
 step enum reason carry_packet(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
@@ -72,10 +104,11 @@ step enum reason refuse_connection(struct xdp_md *ctx, const struct packet *pkt)
 	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 }
 
-step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const struct backend *b)
+step u32 nat_facts(const struct packet *pkt, const struct vip_entry *vip, const struct backend *b,
+		   u8 syn)
 {
 	return (u32)vip->vip << NAT_FACT_VIP_SHIFT | (b->outer_ipv4 ? NAT_FACT_IPV4 : 0) |
-	       (pkt->protocol == IPPROTO_TCP ? NAT_FACT_TCP : 0) |
+	       (pkt->protocol == IPPROTO_TCP ? NAT_FACT_TCP : 0) | (syn & NAT_FACT_SPLICED) |
 	       (pkt->l3 > sizeof(struct ethhdr) ? NAT_FACT_TAG : 0);
 }
 
@@ -114,7 +147,7 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 		return DROP_INTERNAL;
 	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
-	facts = nat_facts(pkt, vip, b);
+	facts = nat_facts(pkt, vip, b, c->syn);
 	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
 	if (c->index == NAT_LOST)
 		c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
@@ -128,13 +161,13 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 }
 
 /* What a client's packet says of its connection. */
-step u64 client_flags(const struct packet *pkt, bool reset)
+step u64 client_flags(const struct packet *pkt, u8 syn)
 {
 	if (pkt->opener)
-		return 0;
+		return (u64)(syn & SYN_SPLICED) * SYN_TO_NAT_FLAG;
 	if (!pkt->closer)
 		return NAT_SPOKEN;
-	return reset ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
+	return pkt->resets ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
 }
 
 /* Whether the connection ID of a QUIC packet names another backend than the connection's. */
@@ -166,7 +199,7 @@ step bool go_on(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *
 		clamp_mss(ctx, pkt->l4, mss_of(vip->terms));
 	if (tells_way_back(ctx, pkt->l3))
 		note_hop(ctx, t, pkt->l3 > sizeof(struct ethhdr));
-	see_connection(t, c->state, client_flags(pkt, pkt->resets));
+	see_connection(t, c->state, client_flags(pkt, c->syn));
 	return true;
 }
 
@@ -238,6 +271,24 @@ step enum reason transmit_to_backend(struct xdp_md *ctx, const struct hop *hop)
 	return REDIRECT_FORWARDED;
 }
 
+/*
+ * Resets a client's connection. The SYN of a splice is not what the client has sent, which
+ * takes a reset for one only where the acknowledgement was that it has sent.
+ */
+step enum reason reset_client(struct xdp_md *ctx, const struct packet *pkt, const struct course *c)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct tcphdr *tcp = data + (pkt->l4 & L4_MASK);
+
+	if ((void *)(tcp + 1) > end)
+		return DROP_INTERNAL;
+	if (c->syn == SYN_SPLICED) {
+		tcp->ack = 1;
+		tcp->ack_seq = bpf_htonl(c->cookie + 1);
+	}
+	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
+}
+
 /* Sends a client's packet to its backend. */
 step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
@@ -248,7 +299,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct 
 
 	count_packet(&vip_counters, c->vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
-		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
+		return reset_client(ctx, pkt, c);
 	if (index < OWNER_FIRST)
 		return DROP_NO_BACKEND;
 	b = bpf_map_lookup_elem(&backends, &index);

@@ -12,8 +12,13 @@
 step enum reason find_course(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
 			     struct course *c)
 {
-	enum reason reason = guard(ctx, pkt, vip->vip, vip->flags);
+	enum reason reason = TX_FORWARDED;
 
+	/* What comes from steelyard_syn has been here before. */
+	if (!c->syn)
+		reason = guard(ctx, pkt, vip->vip, vip->flags);
+	if (reason == TX_FORWARDED)
+		reason = ask_of_client(ctx, pkt, vip, c);
 	if (reason != TX_FORWARDED)
 		return reason;
 	c->vip = vip->vip;
@@ -70,10 +75,9 @@ step enum reason translate_fragment(struct xdp_md *ctx, struct packet *pkt, stru
 	struct vip_entry *vip;
 	enum reason reason;
 
-	if (!for_vip_address(pkt)) {
-		forget(pkt, c);
+	forget(pkt, c);
+	if (!for_vip_address(pkt))
 		return later ? return_fragment(ctx, pkt, c) : translate_reply(ctx, pkt, c);
-	}
 	if (later) {
 		reason = find_fragment(ctx, pkt, c);
 	} else {
@@ -97,6 +101,8 @@ step struct course *set_out(struct xdp_md *ctx, const struct packet *pkt)
 	if (!c || !load_addresses(ctx, pkt->l3 & L3_MASK, pkt->ipv6, &c->from))
 		return NULL;
 	c->from.ports = pkt->ports;
+	c->syn = c->next;
+	c->next = SYN_UNSEEN;
 	return c;
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "nat_fragment.h"
+#include "syn_ask.h"
 
 #define AF_INET 2
 #define AF_INET6 10
@@ -151,6 +152,9 @@ step enum reason nat_reply(struct xdp_md *ctx, struct packet *pkt, struct course
 	if (!e)
 		return PASS_NOT_VIP;
 	answer_as(c, e);
+	if (e->flags & VIP_SYN_COOKIES && !c->syn && may_splice(e->vip) &&
+	    ask_of_backend(ctx, c, e->vip, MODE_NAT) != TX_FORWARDED)
+		return DROP_INTERNAL;
 	if (pkt->fragment)
 		remember_value(pkt, (u64)pkt->protocol << 16 | (u16)c->from.ports, MODE_NAT);
 	return send_by_routes(ctx, pkt, c);
@@ -231,6 +235,8 @@ step enum reason fullnat_reply(struct xdp_md *ctx, struct packet *pkt, struct co
 	t = find_translation(c, number, pkt->protocol, &state);
 	if (!t)
 		return PASS_NOT_VIP;
+	if (state & NAT_FLAG(NAT_SPLICED) && !c->syn)
+		return ask_of_backend(ctx, c, t->vip, MODE_FULLNAT);
 	see_connection(t, state, backend_flags(pkt));
 	if (pkt->fragment)
 		remember_translation(pkt, c->index);

@@ -23,6 +23,8 @@ enum reason {
 	TX_RESET,      /* TCP to a pool that is down, which resets */
 	TX_TOO_BIG,    /* larger than the way to the backend carries: ICMP says how large may be */
 	TX_TTL_EXCEEDED,    /* TTL or hop limit used up: ICMP says so */
+	TX_SYN_COOKIE,      /* a SYN above the VIP's rate, answered with a cookie */
+	TX_SYN_ACK,         /* a backend's SYN-ACK, acknowledged in the client's name */
 	REDIRECT_FORWARDED, /* through another interface */
 	REDIRECT_REPLY,
 
@@ -43,12 +45,13 @@ enum reason {
 	DROP_ICMP_ERROR,               /* an ICMP error that does not tell which flow it is about */
 	DROP_TTL_EXCEEDED,             /* TTL or hop limit used up, and no answer */
 	DROP_NO_BACKEND,               /* no backend is up */
+	DROP_SYN_FLOOD,                /* a SYN above the VIP's rate that no cookie answers */
 	DROP_NO_NAT_PORT,              /* no port is free that a connection could come from */
 	DROP_NO_CONNECTION,            /* of a connection that is not known, and no answer */
 	DROP_UNTRANSLATABLE,           /* the other IP version has nothing like it */
 	DROP_UNRESOLVED,               /* the backend's next hop is not known */
 	DROP_TOO_BIG,     /* larger than the way to the backend carries, and no answer */
-	DROP_NO_HEADROOM, /* the driver left no room for an outer header */
+	DROP_NO_HEADROOM, /* the driver left no room for what is added */
 	DROP_INTERNAL,    /* the maps contradict each other: a bug */
 
 	REASONS,

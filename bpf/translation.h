@@ -67,10 +67,10 @@ struct {
 	__type(value, struct nat_ports_line);
 } nat_ports SEC(".maps");
 
-/* Idle timeouts of VIPs, in ticks of the translations' clock. */
+/* What VIPs that translate have besides. */
 struct nat_timeout {
-	u32 idle;
-	u32 reserved;
+	u32 idle;     /* timeout, in ticks of the translations' clock */
+	u32 syn_rate; /* SYNs a second that go on, 0: all */
 };
 
 struct {

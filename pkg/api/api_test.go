@@ -354,6 +354,7 @@ func TestChangeErrors(t *testing.T) {
 		"prefix of 300 bits": {setVIP(&steelyardv1.VIPFields{Name: "web", AffinityIpv6Prefix: new(uint32(300))}), connect.CodeInvalidArgument, []string{"affinity_ipv6_prefix: 300 is out of range 1 to 128"}},
 		"prefix of 33 bits":  {setVIP(&steelyardv1.VIPFields{Name: "web", AffinityIpv4Prefix: new(uint32(33))}), connect.CodeInvalidArgument, []string{"33 bits is out of range 1 to 32"}},
 		"bad fragments":      {setVIP(&steelyardv1.VIPFields{Name: "web", Fragments: new("drop")}), connect.CodeInvalidArgument, []string{`VIP "web", fragments:`, "want follow, hash"}},
+		"cookies of DSR":     {setVIP(&steelyardv1.VIPFields{Name: "web", SynCookies: new(uint32(100))}), connect.CodeInvalidArgument, []string{`VIP "web", syn_cookies: mode dsr-ipip does not see what backends answer, so the balancer cannot answer for them; use mode nat or fullnat, or 0`}},
 		"MSS of udp":         {setVIP(&steelyardv1.VIPFields{Name: "web", Protocol: new("udp"), Mss: new(uint32(1400))}), connect.CodeInvalidArgument, []string{`mss: only tcp has one, this is udp`}},
 		"ports of some": {addVIP(&steelyardv1.VIPFields{Name: "x", Endpoints: endpoints("192.0.2.11:80"), Mode: new("nat")}, &steelyardv1.BackendFields{Address: "10.0.1.7", Port: 8080}, &steelyardv1.BackendFields{Address: "10.0.1.8"}),
 			connect.CodeInvalidArgument, []string{`pool "x", check "tcp", port: is needed: backend 10.0.1.8 has no port of its own`}},
@@ -435,7 +436,7 @@ func TestStatusComesThroughWhole(t *testing.T) {
 		b.ServerIDs = []model.ServerID{{Config: 0, ID: "\xc4\x60\x5e"}, {Config: 6, ID: "0123456789abcde"}}
 		s.VIPs[0].Endpoints = modelEndpoints("192.0.2.10:80", "192.0.2.10:8000-8100", "[2001:db8::10]:any")
 		s.VIPs[0].Affinity, s.VIPs[0].Fragments = model.Affinity{Scope: model.AffinityPool, IPv4Prefix: 24, IPv6Prefix: 56}, model.FragmentsHash
-		s.VIPs[0].MSS, s.VIPs[0].QUIC, s.VIPs[0].Mode = 1400, true, model.ModeDSRGUE
+		s.VIPs[0].MSS, s.VIPs[0].QUIC, s.VIPs[0].Mode, s.VIPs[0].SYNCookies = 1400, true, model.ModeDSRGUE, 5000
 		b.NextHop = model.NextHop{Interface: "eth1", VLAN: 7, MAC: "02:00:00:00:00:01", Problem: "p"}
 		b.Counters = model.Counters{Packets: 4, Bytes: 5, Connections: 6}
 		b.State, b.Drain = model.Draining, model.Drain{Since: now, Deadline: now.Add(time.Minute), Remove: true}

@@ -85,8 +85,9 @@ func (d *decoder) vip(v *steelyardv1.VIP) model.VIP {
 			IPv6Prefix: decodeNumber[uint8](d, "IPv6 prefix", v.GetAffinity().GetIpv6Prefix()),
 		},
 		Fragments: decodeWord(d, v.GetFragments(), model.ParseFragmentPolicy), MSS: decodeNumber[uint16](d, "MSS", v.GetMss()), QUIC: v.GetQuic(),
-		Sources: model.Sources{Deny: v.GetDeny(), Allow: v.GetAllow()},
-		Limits:  d.limits(v.GetLimits()),
+		SYNCookies: v.GetSynCookies(),
+		Sources:    model.Sources{Deny: v.GetDeny(), Allow: v.GetAllow()},
+		Limits:     d.limits(v.GetLimits()),
 	}
 }
 

@@ -46,7 +46,7 @@ func encodeVIP(v model.VIP) *steelyardv1.VIP {
 		Affinity: &steelyardv1.Affinity{
 			Scope: v.Affinity.Scope.String(), Ipv4Prefix: uint32(v.Affinity.IPv4Prefix), Ipv6Prefix: uint32(v.Affinity.IPv6Prefix),
 		},
-		Fragments: v.Fragments.String(), Mss: uint32(v.MSS), Quic: v.QUIC,
+		Fragments: v.Fragments.String(), Mss: uint32(v.MSS), Quic: v.QUIC, SynCookies: v.SYNCookies,
 		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Limits: encodeLimits(v.Limits),
 	}
 }

@@ -106,6 +106,7 @@ func setVIPFields(v *model.VIP, fields *steelyardv1.VIPFields) error {
 	at := field(fmt.Sprintf("VIP %q", v.Name))
 	set(&v.Pool, fields.Pool)
 	set(&v.QUIC, fields.Quic)
+	set(&v.SYNCookies, fields.SynCookies)
 	setList(&v.Sources.Deny, fields.Deny)
 	setList(&v.Sources.Allow, fields.Allow)
 	setDuration(&v.IdleTimeout, fields.IdleTimeoutNanoseconds)

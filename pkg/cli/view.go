@@ -51,6 +51,8 @@ type vipView struct {
 	// MSS is 0 where clients may ask for any.
 	MSS  uint16 `json:"mss"`
 	QUIC bool   `json:"quic"`
+	// SYNCookies is how many SYNs in a second may begin connections, 0 where all may.
+	SYNCookies uint32 `json:"syn_cookies"`
 	// Deny and Allow name source lists.
 	Deny  string `json:"deny,omitempty"`
 	Allow string `json:"allow,omitempty"`
@@ -266,7 +268,7 @@ func viewVIP(v model.VIPStatus) vipView {
 		}),
 		Mode: v.Mode.String(), Pool: v.Pool, Tracking: v.Tracking.String(), IdleTimeout: span(v.IdleTimeout),
 		Affinity:  affinityView{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
-		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC,
+		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC, SYNCookies: v.SYNCookies,
 		Deny: v.Sources.Deny, Allow: v.Sources.Allow, Dropped: viewReasons(v.Dropped), Limits: viewLimits(&v),
 		Available: v.Available, InFlux: v.InFlux, Flows: v.Flows, countersView: viewCounters(v.Counters),
 	}

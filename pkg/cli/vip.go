@@ -24,6 +24,7 @@ type vipFlags struct {
 	idleTimeout                    time.Duration
 	affinity, fragments            string
 	ipv4Prefix, ipv6Prefix, mss    uint32
+	synCookies                     uint32
 	quic                           bool
 	sources                        sourceFlags
 	limits                         limitFlags
@@ -42,6 +43,7 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 	flags.Uint32Var(&f.ipv6Prefix, "affinity-ipv6-prefix", 0, "the same for IPv6, 1 to 128 (new VIPs: 128)")
 	flags.StringVar(&f.fragments, "fragments", "", "fragments that come before their packet's first: drop (follow), or send by addresses alone (hash) (new VIPs: follow)")
 	flags.Uint32Var(&f.mss, "mss", 0, fmt.Sprintf("largest TCP segment size that clients may ask of backends, %d to %d; 0: any (new VIPs: 0)", model.MinMSS, model.MaxMSS))
+	flags.Uint32Var(&f.synCookies, "syn-cookies", 0, fmt.Sprintf("`SYNs` of a second that may begin connections, 1 to %d; more are answered with cookies: tcp under nat and fullnat; 0: all may (new VIPs: 0)", model.MaxSYNRate))
 	flags.BoolVar(&f.quic, "quic", false, "udp carries QUIC: know its connections, and follow server IDs in connection IDs")
 	completeFlag(cmd, "protocol", "tcp", "udp")
 	completeFlag(cmd, "tracking", "flux\tthose that a change of backends would move", "always\tall", "none\tnone: changes of backends break some")
@@ -49,7 +51,7 @@ func (f *vipFlags) register(a *app, cmd *cobra.Command) {
 		"nat\trewrite the destination; answers come back through the balancer", "fullnat\trewrite source and destination; backends see an address of the balancer")
 	completeFlag(cmd, "affinity", "flow\teach connection for itself", "source\ta client's connections together", "pool\ta client's connections together, to all VIPs of the pool")
 	completeFlag(cmd, "fragments", "follow\tlater fragments follow the first", "hash\tfragments out of order go by addresses alone")
-	for _, free := range []string{"idle-timeout", "affinity-ipv4-prefix", "affinity-ipv6-prefix", "mss"} {
+	for _, free := range []string{"idle-timeout", "affinity-ipv4-prefix", "affinity-ipv6-prefix", "mss", "syn-cookies"} {
 		completeFlag(cmd, free)
 	}
 	a.completeFlagFrom(cmd, "pool", completePools)
@@ -73,6 +75,7 @@ func (f *vipFlags) fields(cmd *cobra.Command, name string) *steelyardv1.VIPField
 		Fragments:          given(cmd, "fragments", f.fragments),
 		Mss:                given(cmd, "mss", f.mss),
 		Quic:               given(cmd, "quic", f.quic),
+		SynCookies:         given(cmd, "syn-cookies", f.synCookies),
 
 		Deny:  given(cmd, "deny", f.sources.deny),
 		Allow: given(cmd, "allow", f.sources.allow),
@@ -313,6 +316,9 @@ func vipProperties(v *model.VIP) []string {
 		pairs = append(pairs, "MSS", fmt.Sprint(v.MSS))
 	default:
 		pairs = append(pairs, "MSS", "any")
+	}
+	if v.SYNCookies != 0 {
+		pairs = append(pairs, "SYN cookies", fmt.Sprintf("above %d/s", v.SYNCookies))
 	}
 	if v.Sources.Deny != "" {
 		pairs = append(pairs, "deny", v.Sources.Deny)

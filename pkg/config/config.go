@@ -30,6 +30,8 @@ const (
 	MaxFlows     = 1 << 28
 	MinFragments = 1024
 	MaxFragments = 1 << 24
+	MinSplices   = 1024
+	MaxSplices   = 1 << 24
 
 	MaxSourceLists = 4096
 	MinSources     = 1024
@@ -146,6 +148,8 @@ type Limits struct {
 	// Fragments is how many packets in fragments are followed at the same time, a
 	// power of two.
 	Fragments uint32
+	// Splices are how many connections that began with a SYN cookie are remembered.
+	Splices uint32
 	// SourceLists that VIPs use.
 	SourceLists uint32
 	// Sources that limits follow at the same time, a power of two.
@@ -179,7 +183,7 @@ func Default() Config {
 		NAT:           NAT{Ports: model.PortRange{First: 1024, Last: math.MaxUint16}},
 		ICMPRate:      1000,
 		Screening:     true,
-		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14, SourceLists: 64, Sources: 1 << 16},
+		Limits:        Limits{VIPs: 1024, Endpoints: 2048, Pools: 64, Backends: 4096, Slots: 64 * 65552, Flows: 1 << 20, Fragments: 1 << 14, Splices: 1 << 16, SourceLists: 64, Sources: 1 << 16},
 		API:           API{Socket: "/run/steelyard/api.sock"},
 		Metrics:       Metrics{Listen: "127.0.0.1:9464"},
 		Store:         "/var/lib/steelyard/state.db",
@@ -264,6 +268,7 @@ func (r *reader) config(root node, c *Config) {
 			"slots":     number(r, &c.Limits.Slots, MinSlots, MaxSlots),
 			"flows":     powerOfTwo(r, &c.Limits.Flows, MinFlows, MaxFlows),
 			"fragments": powerOfTwo(r, &c.Limits.Fragments, MinFragments, MaxFragments),
+			"splices":   number(r, &c.Limits.Splices, MinSplices, MaxSplices),
 
 			"source_lists": number(r, &c.Limits.SourceLists, 1, MaxSourceLists),
 			"sources":      powerOfTwo(r, &c.Limits.Sources, MinSources, MaxSources),

@@ -42,7 +42,9 @@ type vip struct {
 	since, moved flux.Tick
 	idle         flux.Tick
 	tracks       bool
-	guarded      bool
+	// gaveCookies: connections may have begun with a SYN cookie.
+	gaveCookies bool
+	guarded     bool
 }
 
 // idleOf is the age beyond which an entry of the VIP has expired.
@@ -194,6 +196,7 @@ func (p *Plane) planVIP(next *planned, v model.VIP) (*vip, error) {
 		return planned, err
 	}
 	planned.id, planned.since, planned.moved = before.id, before.since, before.moved
+	planned.gaveCookies = p.hasGivenCookies(before.id)
 	planned.prior, planned.priorAffinity, planned.visited = before.prior, before.priorAffinity, before.visited
 	turned := affinityRecord(v.Name, before.Affinity) != affinityRecord(v.Name, v.Affinity)
 	// What began is remembered with its backend; only connection IDs may name one that the

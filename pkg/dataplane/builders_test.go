@@ -237,6 +237,8 @@ type tcp struct {
 	flags    uint8
 	options  []byte
 	data     []byte
+	// shut: its window is zero, as that of a reset is always.
+	shut bool
 }
 
 func (tcp) protocol(bool) uint8 { return uint8(model.TCP) }
@@ -248,7 +250,7 @@ func (s tcp) bytes(source, destination netip.Addr) []byte {
 	b = binary.BigEndian.AppendUint32(b, s.seq)
 	b = binary.BigEndian.AppendUint32(b, s.ack)
 	window := byte(0xff)
-	if s.flags&flagRST != 0 {
+	if s.flags&flagRST != 0 || s.shut {
 		window = 0
 	}
 	b = append(b, byte(header/4)<<4, s.flags, window, 0, 0, 0, 0, 0)

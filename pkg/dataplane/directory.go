@@ -174,6 +174,7 @@ func (v *vip) entry() lbVipEntry {
 	flag(v.MSS != 0, lbVipFlagVIP_CLAMPS_MSS)
 	flag(v.QUIC, lbVipFlagVIP_QUIC)
 	flag(v.Fragments == model.FragmentsHash, lbVipFlagVIP_HASHES_FRAGMENTS)
+	flag(v.splices(), lbVipFlagVIP_SYN_COOKIES)
 	flag(v.guarded, lbVipFlagVIP_GUARDED)
 	return e
 }

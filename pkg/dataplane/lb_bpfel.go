@@ -74,43 +74,13 @@ type lbCounters struct {
 }
 
 type lbCourse struct {
-	_    structs.HostLayout
-	From struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	To struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	Outer struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	OuterTo struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	QuotedTuple struct {
-		_           structs.HostLayout
-		Source      lbAddress
-		Destination lbAddress
-		Ports       uint32
-		Reserved    uint32
-	}
-	Quoted struct {
+	_           structs.HostLayout
+	From        lbTuple
+	To          lbTuple
+	Outer       lbTuple
+	OuterTo     lbTuple
+	QuotedTuple lbTuple
+	Quoted      struct {
 		_         structs.HostLayout
 		Vip       lbAddress
 		Addresses uint64
@@ -158,10 +128,21 @@ type lbCourse struct {
 	Index   uint32
 	_       [4]byte
 	State   uint64
-	Vip     uint32
-	Mode    uint8
-	_       [3]byte
-	Packet  struct {
+	Head    struct {
+		_        structs.HostLayout
+		Ip       [5]uint64
+		Tcp      [5]uint32
+		Reserved uint32
+	}
+	Client lbTuple
+	Cookie uint32
+	Next   uint8
+	Syn    uint8
+	_      [2]byte
+	Vip    uint32
+	Mode   uint8
+	_      [3]byte
+	Packet struct {
 		_           structs.HostLayout
 		Destination lbAddress
 		Addresses   uint64
@@ -299,11 +280,11 @@ const (
 )
 
 type lbNatEndpoint struct {
-	_        structs.HostLayout
-	Address  lbAddress
-	Port     uint16
-	Vip      uint16
-	Reserved uint32
+	_       structs.HostLayout
+	Address lbAddress
+	Port    uint16
+	Vip     uint16
+	Flags   uint32
 }
 
 type lbNatFlag uint32
@@ -316,6 +297,7 @@ const (
 	lbNatFlagNAT_RESET          lbNatFlag = 16
 	lbNatFlagNAT_CLAIMED        lbNatFlag = 32
 	lbNatFlagNAT_SPOKEN         lbNatFlag = 64
+	lbNatFlagNAT_SPLICED        lbNatFlag = 128
 )
 
 type lbNatPortsLine struct {
@@ -324,9 +306,9 @@ type lbNatPortsLine struct {
 }
 
 type lbNatTimeout struct {
-	_        structs.HostLayout
-	Idle     uint32
-	Reserved uint32
+	_       structs.HostLayout
+	Idle    uint32
+	SynRate uint32
 }
 
 type lbOwner uint32
@@ -344,7 +326,8 @@ const (
 	lbPartPART_NAT          lbPart = 1
 	lbPartPART_NAT_FRAGMENT lbPart = 2
 	lbPartPART_NAT_ERROR    lbPart = 3
-	lbPartPARTS             lbPart = 4
+	lbPartPART_SYN          lbPart = 4
+	lbPartPARTS             lbPart = 5
 )
 
 type lbPool struct {
@@ -375,32 +358,35 @@ const (
 	lbReasonTX_RESET                      lbReason = 6
 	lbReasonTX_TOO_BIG                    lbReason = 7
 	lbReasonTX_TTL_EXCEEDED               lbReason = 8
-	lbReasonREDIRECT_FORWARDED            lbReason = 9
-	lbReasonREDIRECT_REPLY                lbReason = 10
-	lbReasonDROP_TRUNCATED                lbReason = 11
-	lbReasonDROP_MALFORMED                lbReason = 12
-	lbReasonDROP_TCP_FLAGS                lbReason = 13
-	lbReasonDROP_LAND                     lbReason = 14
-	lbReasonDROP_BOGUS_SOURCE             lbReason = 15
-	lbReasonDROP_DENIED                   lbReason = 16
-	lbReasonDROP_NOT_ALLOWED              lbReason = 17
-	lbReasonDROP_LIMIT_SOURCE_PACKETS     lbReason = 18
-	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 19
-	lbReasonDROP_LIMIT_PACKETS            lbReason = 20
-	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 21
-	lbReasonDROP_EXTENSION_HEADERS        lbReason = 22
-	lbReasonDROP_FRAGMENT_EARLY           lbReason = 23
-	lbReasonDROP_ICMP_ERROR               lbReason = 24
-	lbReasonDROP_TTL_EXCEEDED             lbReason = 25
-	lbReasonDROP_NO_BACKEND               lbReason = 26
-	lbReasonDROP_NO_NAT_PORT              lbReason = 27
-	lbReasonDROP_NO_CONNECTION            lbReason = 28
-	lbReasonDROP_UNTRANSLATABLE           lbReason = 29
-	lbReasonDROP_UNRESOLVED               lbReason = 30
-	lbReasonDROP_TOO_BIG                  lbReason = 31
-	lbReasonDROP_NO_HEADROOM              lbReason = 32
-	lbReasonDROP_INTERNAL                 lbReason = 33
-	lbReasonREASONS                       lbReason = 34
+	lbReasonTX_SYN_COOKIE                 lbReason = 9
+	lbReasonTX_SYN_ACK                    lbReason = 10
+	lbReasonREDIRECT_FORWARDED            lbReason = 11
+	lbReasonREDIRECT_REPLY                lbReason = 12
+	lbReasonDROP_TRUNCATED                lbReason = 13
+	lbReasonDROP_MALFORMED                lbReason = 14
+	lbReasonDROP_TCP_FLAGS                lbReason = 15
+	lbReasonDROP_LAND                     lbReason = 16
+	lbReasonDROP_BOGUS_SOURCE             lbReason = 17
+	lbReasonDROP_DENIED                   lbReason = 18
+	lbReasonDROP_NOT_ALLOWED              lbReason = 19
+	lbReasonDROP_LIMIT_SOURCE_PACKETS     lbReason = 20
+	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 21
+	lbReasonDROP_LIMIT_PACKETS            lbReason = 22
+	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 23
+	lbReasonDROP_EXTENSION_HEADERS        lbReason = 24
+	lbReasonDROP_FRAGMENT_EARLY           lbReason = 25
+	lbReasonDROP_ICMP_ERROR               lbReason = 26
+	lbReasonDROP_TTL_EXCEEDED             lbReason = 27
+	lbReasonDROP_NO_BACKEND               lbReason = 28
+	lbReasonDROP_SYN_FLOOD                lbReason = 29
+	lbReasonDROP_NO_NAT_PORT              lbReason = 30
+	lbReasonDROP_NO_CONNECTION            lbReason = 31
+	lbReasonDROP_UNTRANSLATABLE           lbReason = 32
+	lbReasonDROP_UNRESOLVED               lbReason = 33
+	lbReasonDROP_TOO_BIG                  lbReason = 34
+	lbReasonDROP_NO_HEADROOM              lbReason = 35
+	lbReasonDROP_INTERNAL                 lbReason = 36
+	lbReasonREASONS                       lbReason = 37
 )
 
 type lbServerId struct {
@@ -431,6 +417,22 @@ type lbSourceLine struct {
 	Bucket [4]lbSourceBucket
 }
 
+type lbSplice struct {
+	_        structs.HostLayout
+	Isn      uint32
+	Cookie   uint32
+	State    uint64
+	Asked    uint32
+	Reserved uint32
+}
+
+type lbSpliceFlag uint32
+
+const (
+	lbSpliceFlagSPLICE_ANSWERED lbSpliceFlag = 1
+	lbSpliceFlagSPLICE_ENDED    lbSpliceFlag = 2
+)
+
 type lbTranslation struct {
 	_       structs.HostLayout
 	State   uint64
@@ -443,6 +445,14 @@ type lbTranslation struct {
 	Vip     uint16
 }
 
+type lbTuple struct {
+	_           structs.HostLayout
+	Source      lbAddress
+	Destination lbAddress
+	Ports       uint32
+	Reserved    uint32
+}
+
 type lbVipBucket struct {
 	_     structs.HostLayout
 	Entry [2]lbVipEntry
@@ -451,7 +461,8 @@ type lbVipBucket struct {
 type lbVipBuckets struct {
 	_        structs.HostLayout
 	Empty    [2]uint64
-	Reserved [6]uint64
+	Syns     uint64
+	Reserved [5]uint64
 }
 
 type lbVipEntry struct {
@@ -480,6 +491,7 @@ const (
 	lbVipFlagVIP_QUIC             lbVipFlag = 128
 	lbVipFlagVIP_HASHES_FRAGMENTS lbVipFlag = 256
 	lbVipFlagVIP_GUARDED          lbVipFlag = 512
+	lbVipFlagVIP_SYN_COOKIES      lbVipFlag = 1024
 )
 
 type lbVipTable struct {
@@ -513,6 +525,7 @@ type lbVocabulary struct {
 	FlowEvent    uint32
 	NatFlag      uint32
 	Part         uint32
+	SpliceFlag   uint32
 	ListAnswer   uint32
 	Limited      uint32
 	ListNode     struct {
@@ -551,6 +564,8 @@ const (
 	lbMapSlots                 = "slots"
 	lbMapSourceBuckets         = "source_buckets"
 	lbMapSourceLists           = "source_lists"
+	lbMapSplices               = "splices"
+	lbMapSynGiven              = "syn_given"
 	lbMapTerms                 = "terms"
 	lbMapTranslations          = "translations"
 	lbMapVipBuckets            = "vip_buckets"
@@ -561,6 +576,7 @@ const (
 	lbProgSteelyardNatError    = "steelyard_nat_error"
 	lbProgSteelyardNatFragment = "steelyard_nat_fragment"
 	lbProgSteelyardPart        = "steelyard_part"
+	lbProgSteelyardSyn         = "steelyard_syn"
 	lbVarFlowMask              = "flow_mask"
 	lbVarFragmentMask          = "fragment_mask"
 	lbVarGueChecksum           = "gue_checksum"
@@ -628,6 +644,7 @@ type lbProgramSpecs struct {
 	SteelyardNatError    *ebpf.ProgramSpec `ebpf:"steelyard_nat_error"`
 	SteelyardNatFragment *ebpf.ProgramSpec `ebpf:"steelyard_nat_fragment"`
 	SteelyardPart        *ebpf.ProgramSpec `ebpf:"steelyard_part"`
+	SteelyardSyn         *ebpf.ProgramSpec `ebpf:"steelyard_syn"`
 }
 
 // lbMapSpecs contains maps before they are loaded into the kernel.
@@ -658,6 +675,8 @@ type lbMapSpecs struct {
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
 	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
 	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
+	Splices         *ebpf.MapSpec `ebpf:"splices"`
+	SynGiven        *ebpf.MapSpec `ebpf:"syn_given"`
 	Terms           *ebpf.MapSpec `ebpf:"terms"`
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
 	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
@@ -733,6 +752,8 @@ type lbMaps struct {
 	Slots           *ebpf.Map `ebpf:"slots"`
 	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
 	SourceLists     *ebpf.Map `ebpf:"source_lists"`
+	Splices         *ebpf.Map `ebpf:"splices"`
+	SynGiven        *ebpf.Map `ebpf:"syn_given"`
 	Terms           *ebpf.Map `ebpf:"terms"`
 	Translations    *ebpf.Map `ebpf:"translations"`
 	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
@@ -766,6 +787,8 @@ func (m *lbMaps) Close() error {
 		m.Slots,
 		m.SourceBuckets,
 		m.SourceLists,
+		m.Splices,
+		m.SynGiven,
 		m.Terms,
 		m.Translations,
 		m.VipBuckets,
@@ -807,6 +830,7 @@ type lbPrograms struct {
 	SteelyardNatError    *ebpf.Program `ebpf:"steelyard_nat_error"`
 	SteelyardNatFragment *ebpf.Program `ebpf:"steelyard_nat_fragment"`
 	SteelyardPart        *ebpf.Program `ebpf:"steelyard_part"`
+	SteelyardSyn         *ebpf.Program `ebpf:"steelyard_syn"`
 }
 
 func (p *lbPrograms) Close() error {
@@ -816,6 +840,7 @@ func (p *lbPrograms) Close() error {
 		p.SteelyardNatError,
 		p.SteelyardNatFragment,
 		p.SteelyardPart,
+		p.SteelyardSyn,
 	)
 }
 

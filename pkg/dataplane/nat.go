@@ -142,10 +142,14 @@ const natRefreshAge = 4
 // natTransitory is how long a connection is remembered that has not begun, or has ended.
 const natTransitory = uint32(60 * time.Second >> natTickShift)
 
-// writeNATTimeouts tells packets how long connections of VIPs may be silent.
+// writeNATTimeouts tells packets how long connections of VIPs may be silent, and how many
+// may begin in a second. A VIP that is new has given no cookie.
 func (p *Plane) writeNATTimeouts(vips map[string]*vip) {
-	for _, v := range vips {
-		p.natTimeouts.store(v.id, lbNatTimeout{Idle: natTicks(v.IdleTimeout) + natRefreshAge})
+	for name, v := range vips {
+		p.natTimeouts.store(v.id, lbNatTimeout{Idle: natTicks(v.IdleTimeout) + natRefreshAge, SynRate: v.SYNCookies})
+		if p.applied.vips[name] == nil {
+			p.synGiven.store(v.id, 0)
+		}
 	}
 }
 
@@ -173,6 +177,9 @@ func natEndpoint(v *vip, e model.Endpoint) lbNatEndpoint {
 	r := lbNatEndpoint{Address: address(e.Address), Vip: uint16(v.id)}
 	if e.Ports.Single() {
 		r.Port = bits.ReverseBytes16(e.Ports.First)
+	}
+	if v.splices() {
+		r.Flags = uint32(lbVipFlagVIP_SYN_COOKIES)
 	}
 	return r
 }

@@ -32,6 +32,8 @@ type Limits struct {
 	// Fragments are how many fragmented packets are remembered at once, rounded
 	// up to a power of two, 16 bytes each.
 	Fragments uint32
+	// Splices are how many connections that began with a SYN cookie are remembered.
+	Splices uint32
 	// SourceLists that VIPs use, 1 to 4096. They take memory when they are used.
 	SourceLists uint32
 	// Sources whose packets or connections are limited at once, rounded up to a power of
@@ -111,6 +113,7 @@ type Plane struct {
 	sessions      memory[lbSessionBucket]
 	natPorts      memory[lbNatPortsLine]
 	natTimeouts   memory[lbNatTimeout]
+	synGiven      memory[uint64]
 
 	numbers numbers
 	applied applied
@@ -236,6 +239,7 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	p.parts = map[lbPart]*ebpf.Program{
 		lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
 		lbPartPART_NAT_FRAGMENT: objects.SteelyardNatFragment, lbPartPART_NAT_ERROR: objects.SteelyardNatError,
+		lbPartPART_SYN: objects.SteelyardSyn,
 	}
 	// Pinned maps have those of a former daemon, which are another one's parts.
 	for which, part := range p.parts {
@@ -301,6 +305,7 @@ func (p *Plane) mapsByName() map[string]*ebpf.Map {
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
 		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
+		lbMapSplices: m.Splices, lbMapSynGiven: m.SynGiven,
 		lbMapGuardCounters: m.GuardCounters, lbMapGuards: m.Guards, lbMapSourceLists: m.SourceLists,
 		lbMapSourceBuckets: m.SourceBuckets, lbMapVipBuckets: m.VipBuckets,
 	}
@@ -360,6 +365,7 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapNatEndpoints].MaxEntries = 2 * limits.Endpoints
 	spec.Maps[lbMapNatTimeouts].MaxEntries = limits.VIPs
 	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
+	sizeSplices(spec, limits)
 	spec.Maps[lbMapGuardCounters].MaxEntries = limits.VIPs
 	spec.Maps[lbMapVipBuckets].MaxEntries = limits.VIPs
 	spec.Maps[lbMapSourceBuckets].MaxEntries = sourceLines(limits)
@@ -445,7 +451,10 @@ func (p *Plane) mapNATMemories() error {
 	if p.natPorts, err = mapMemory[lbNatPortsLine](p.maps.NatPorts); err != nil {
 		return err
 	}
-	p.natTimeouts, err = mapMemory[lbNatTimeout](p.maps.NatTimeouts)
+	if p.natTimeouts, err = mapMemory[lbNatTimeout](p.maps.NatTimeouts); err != nil {
+		return err
+	}
+	p.synGiven, err = mapMemory[uint64](p.maps.SynGiven)
 	return err
 }
 
@@ -456,7 +465,7 @@ func (p *Plane) Close() error {
 	errs = append(errs,
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
-		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(),
+		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(), p.synGiven.close(),
 		p.maps.Close())
 	errs = append(errs, p.program.Close())
 	for _, part := range p.parts {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -40,6 +41,9 @@ func (p *Plane) carryOver() error {
 	}
 	p.formerSources = l.NAT
 	if err := p.carryConnections(); err != nil {
+		return err
+	}
+	if err := p.carryGiven(); err != nil {
 		return err
 	}
 	if err := p.record(nil); err != nil {
@@ -183,7 +187,7 @@ func (p *Plane) carryConnections() error {
 	if err := p.carryFlows(); err != nil {
 		return err
 	}
-	return p.carryTranslations()
+	return errors.Join(p.carryTranslations(), p.carrySplices())
 }
 
 // finishCarryOver is called when the program has been replaced everywhere.

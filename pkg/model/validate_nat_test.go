@@ -115,6 +115,21 @@ func invalidFullNAT() []invalid {
 	}
 }
 
+func invalidSYNCookies() []invalid {
+	with := func(mode Mode, protocol Protocol, rate uint32) func(*State) {
+		v := translated(mode, "a", protocol, "p", "192.0.2.1:80")
+		v.SYNCookies = rate
+		return nat([]VIP{v}, "p=10.0.1.10")
+	}
+	return []invalid{
+		{"cookies of udp", with(ModeFullNAT, UDP, 1), []string{`VIP "a", syn_cookies: only tcp has SYNs, this is udp; set it to 0`}},
+		{"cookies of a tunnel", with(ModeDSRGUE, TCP, 1),
+			[]string{`VIP "a", syn_cookies: mode dsr-gue does not see what backends answer, so the balancer cannot answer for them; use mode nat or fullnat, or 0`}},
+		{"cookies above a rate that is too high", with(ModeNAT, TCP, MaxSYNRate+1),
+			[]string{`VIP "a", syn_cookies: 10000001 is out of range 1 to 10000000, or 0 to let all SYNs through`}},
+	}
+}
+
 func TestFullNATTakesAnything(t *testing.T) {
 	quic := translated(ModeFullNAT, "c", UDP, "p", "192.0.2.3:443")
 	quic.QUIC = true

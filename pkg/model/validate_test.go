@@ -131,7 +131,7 @@ func many(n int) []Backend {
 }
 
 func TestInvalid(t *testing.T) {
-	for _, row := range slices.Concat(invalidVIPs(), invalidEndpoints(), invalidVIPSettings(), invalidServerIDs(), invalidNAT(), invalidFullNAT(), invalidPools(), invalidBackends(), invalidChecks(), invalidRequests()) {
+	for _, row := range slices.Concat(invalidVIPs(), invalidEndpoints(), invalidVIPSettings(), invalidServerIDs(), invalidNAT(), invalidFullNAT(), invalidSYNCookies(), invalidPools(), invalidBackends(), invalidChecks(), invalidRequests()) {
 		t.Run(row.name, func(t *testing.T) {
 			s := valid()
 			row.change(&s)

@@ -40,6 +40,7 @@ func (v *validator) vip(at string, vip *VIP) {
 		v.fail(at+", fragments", "want follow or hash")
 	}
 	v.mss(at+", mss", vip)
+	v.synCookies(at+", syn_cookies", vip)
 	if vip.Mode == ModeFullNAT {
 		v.fullNAT(at, vip)
 	}
@@ -91,6 +92,20 @@ func (v *validator) mss(at string, vip *VIP) {
 		v.fail(at, "only tcp has one, this is %s", vip.Protocol)
 	case vip.MSS < MinMSS || vip.MSS > MaxMSS:
 		v.fail(at, "%d is out of range %d to %d, or 0 to leave it as it is", vip.MSS, MinMSS, MaxMSS)
+	}
+}
+
+// synCookies refuses them where the balancer cannot speak for the backend: it must see
+// what that answers.
+func (v *validator) synCookies(at string, vip *VIP) {
+	switch {
+	case vip.SYNCookies == 0:
+	case vip.Protocol != TCP:
+		v.fail(at, "only tcp has SYNs, this is %s; set it to 0", vip.Protocol)
+	case !vip.Mode.Translates():
+		v.fail(at, "mode %s does not see what backends answer, so the balancer cannot answer for them; use mode nat or fullnat, or 0", vip.Mode)
+	case vip.SYNCookies > MaxSYNRate:
+		v.fail(at, "%d is out of range 1 to %d, or 0 to let all SYNs through", vip.SYNCookies, MaxSYNRate)
 	}
 }
 

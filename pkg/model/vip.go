@@ -75,7 +75,10 @@ func (m Mode) String() string {
 // TranslatesPort reports whether backends of this mode may listen on a port
 // other than the VIP's. Under direct server return they cannot: the backend
 // answers the client itself, from the port that the client addressed.
-func (m Mode) TranslatesPort() bool { return m == ModeNAT || m == ModeFullNAT }
+func (m Mode) TranslatesPort() bool { return m.Translates() }
+
+// Translates reports whether the balancer is between client and backend both ways.
+func (m Mode) Translates() bool { return m == ModeNAT || m == ModeFullNAT }
 
 // Tracking says which flows of a VIP the flow table remembers.
 type Tracking uint8
@@ -124,6 +127,9 @@ const (
 	MaxMSS = 65495 // of an IPv4 packet of 65535 bytes
 )
 
+// MaxSYNRate is the highest rate of a VIP's SYNs that can be told apart from any.
+const MaxSYNRate = 10_000_000
+
 // MaxEndpoints is the most endpoints of one VIP.
 const MaxEndpoints = 1024
 
@@ -149,6 +155,9 @@ type VIP struct {
 	// QUIC says that UDP carries QUIC: Initials start flows, and connection IDs
 	// that name a backend lead to it.
 	QUIC bool
+	// SYNCookies is how many SYNs in a second may begin connections; what is above is
+	// answered with a cookie. 1 to [MaxSYNRate], 0: all may. TCP that is translated only.
+	SYNCookies uint32
 	// Sources are whom the VIP is for; those of the node come on top.
 	Sources Sources
 	// Limits are how much of it may come.

@@ -33,6 +33,8 @@ type vipRecord struct {
 	Fragments string          `json:"fragments"`
 	MSS       uint16          `json:"mss,omitempty"`
 	QUIC      bool            `json:"quic,omitempty"`
+	// SYNCookies came with the modes that translate.
+	SYNCookies uint32 `json:"syn_cookies,omitempty"`
 	// Sources and Limits are not in records of schema 1 to 3.
 	Sources *sourcesRecord `json:"sources,omitempty"`
 	Limits  *limitsRecord  `json:"limits,omitempty"`
@@ -92,7 +94,7 @@ func encodeVIP(v model.VIP) ([]byte, error) {
 		Endpoints: texts(v.Endpoints), Protocol: v.Protocol.String(), Mode: v.Mode.String(), Pool: v.Pool,
 		Tracking: v.Tracking.String(), IdleTimeout: v.IdleTimeout.String(),
 		Affinity:  &affinityRecord{v.Affinity.Scope.String(), v.Affinity.IPv4Prefix, v.Affinity.IPv6Prefix},
-		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC, Sources: encodeSources(v.Sources), Limits: encodeLimits(v.Limits),
+		Fragments: v.Fragments.String(), MSS: v.MSS, QUIC: v.QUIC, SYNCookies: v.SYNCookies, Sources: encodeSources(v.Sources), Limits: encodeLimits(v.Limits),
 	})
 }
 
@@ -107,7 +109,7 @@ func decodeVIP(name string, data []byte) (model.VIP, error) {
 	if r.Address.IsValid() {
 		endpoints = append(endpoints, model.Endpoint{Address: r.Address, Ports: model.Port(r.Port)})
 	}
-	v := model.VIP{Name: name, Endpoints: endpoints, Protocol: protocol, Mode: mode, Pool: r.Pool, MSS: r.MSS, QUIC: r.QUIC, Sources: r.Sources.sources()}
+	v := model.VIP{Name: name, Endpoints: endpoints, Protocol: protocol, Mode: mode, Pool: r.Pool, MSS: r.MSS, QUIC: r.QUIC, SYNCookies: r.SYNCookies, Sources: r.Sources.sources()}
 	var errTracking, errIdle, errAffinity, errFragments, errLimits error
 	v.Limits, errLimits = r.Limits.limits()
 	v.Tracking, errTracking = orDefault(r.Tracking, v.DefaultTracking(), model.ParseTracking)

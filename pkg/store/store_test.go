@@ -197,7 +197,7 @@ func anyVIP(name *rapid.Generator[string]) *rapid.Generator[model.VIP] {
 				IPv4Prefix: rapid.Uint8().Draw(t, "ipv4_prefix"), IPv6Prefix: rapid.Uint8().Draw(t, "ipv6_prefix"),
 			},
 			Fragments: rapid.SampledFrom([]model.FragmentPolicy{model.FragmentsFollow, model.FragmentsHash}).Draw(t, "fragments"),
-			MSS:       rapid.Uint16().Draw(t, "mss"), QUIC: rapid.Bool().Draw(t, "quic"),
+			MSS:       rapid.Uint16().Draw(t, "mss"), QUIC: rapid.Bool().Draw(t, "quic"), SYNCookies: rapid.Uint32().Draw(t, "syn_cookies"),
 		}
 	})
 }

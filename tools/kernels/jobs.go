@@ -37,7 +37,7 @@ func jobs() []job {
 			"TestPackets", "TestFuzz", "TestAnswersAreFew", "TestErrorsReachTheBackendOfTheirFlow", "TestFragmentsFollowTheFirst",
 			"TestEarlyFragments", "TestOpenersOfQUIC", "TestConnectionIDs", "TestAffineFlows", "TestPorts",
 			"TestSettledKeepsNoState", "TestUDPIsTracked", "TestGuard", "TestLimits", "TestScreening",
-			"TestNATBothWays", "TestRepliesToOthers", "TestConnectionIDsOfFullNAT", "TestGuardsOfNAT",
+			"TestNATBothWays", "TestSplices", "TestRepliesToOthers", "TestConnectionIDsOfFullNAT", "TestGuardsOfNAT",
 			"TestAttachNative", "TestAttachGeneric",
 		}}},
 	}

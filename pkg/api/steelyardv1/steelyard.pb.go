@@ -393,6 +393,9 @@ type VIP struct {
 	Mss uint32 `protobuf:"varint,12,opt,name=mss,proto3" json:"mss,omitempty"`
 	// UDP carries QUIC.
 	Quic bool `protobuf:"varint,13,opt,name=quic,proto3" json:"quic,omitempty"`
+	// SYNs in a second that may begin connections; what is above is answered with a SYN
+	// cookie. 0: all may.
+	SynCookies uint32 `protobuf:"varint,40,opt,name=syn_cookies,json=synCookies,proto3" json:"syn_cookies,omitempty"`
 	// Names of source lists, as in NodeSources.
 	Deny          string  `protobuf:"bytes,30,opt,name=deny,proto3" json:"deny,omitempty"`
 	Allow         string  `protobuf:"bytes,31,opt,name=allow,proto3" json:"allow,omitempty"`
@@ -506,6 +509,13 @@ func (x *VIP) GetQuic() bool {
 		return x.Quic
 	}
 	return false
+}
+
+func (x *VIP) GetSynCookies() uint32 {
+	if x != nil {
+		return x.SynCookies
+	}
+	return 0
 }
 
 func (x *VIP) GetDeny() string {
@@ -1657,6 +1667,8 @@ type VIPFields struct {
 	Mss *uint32 `protobuf:"varint,14,opt,name=mss,proto3,oneof" json:"mss,omitempty"`
 	// False by default. A set leaves the tracking as it is.
 	Quic *bool `protobuf:"varint,17,opt,name=quic,proto3,oneof" json:"quic,omitempty"`
+	// 0 by default.
+	SynCookies *uint32 `protobuf:"varint,40,opt,name=syn_cookies,json=synCookies,proto3,oneof" json:"syn_cookies,omitempty"`
 	// Names of source lists; "none" takes one away. None by default.
 	Deny  *string `protobuf:"bytes,30,opt,name=deny,proto3,oneof" json:"deny,omitempty"`
 	Allow *string `protobuf:"bytes,31,opt,name=allow,proto3,oneof" json:"allow,omitempty"`
@@ -1805,6 +1817,13 @@ func (x *VIPFields) GetQuic() bool {
 		return *x.Quic
 	}
 	return false
+}
+
+func (x *VIPFields) GetSynCookies() uint32 {
+	if x != nil && x.SynCookies != nil {
+		return *x.SynCookies
+	}
+	return 0
 }
 
 func (x *VIPFields) GetDeny() string {
@@ -3905,7 +3924,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vNodeSources\x12\x12\n" +
 	"\x04deny\x18\x01 \x01(\tR\x04deny\x12\x14\n" +
 	"\x05allow\x18\x02 \x01(\tR\x05allow\x12\x14\n" +
-	"\x05bogus\x18\x03 \x01(\tR\x05bogus\"\xd4\x03\n" +
+	"\x05bogus\x18\x03 \x01(\tR\x05bogus\"\xf5\x03\n" +
 	"\x03VIP\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
 	"\tendpoints\x18\t \x03(\v2\x16.steelyard.v1.EndpointR\tendpoints\x12\x1a\n" +
@@ -3918,7 +3937,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	" \x01(\v2\x16.steelyard.v1.AffinityR\baffinity\x12\x1c\n" +
 	"\tfragments\x18\v \x01(\tR\tfragments\x12\x10\n" +
 	"\x03mss\x18\f \x01(\rR\x03mss\x12\x12\n" +
-	"\x04quic\x18\r \x01(\bR\x04quic\x12\x12\n" +
+	"\x04quic\x18\r \x01(\bR\x04quic\x12\x1f\n" +
+	"\vsyn_cookies\x18( \x01(\rR\n" +
+	"synCookies\x12\x12\n" +
 	"\x04deny\x18\x1e \x01(\tR\x04deny\x12\x14\n" +
 	"\x05allow\x18\x1f \x01(\tR\x05allow\x12,\n" +
 	"\x06limits\x18  \x01(\v2\x14.steelyard.v1.LimitsR\x06limitsJ\x04\b\x02\x10\x03J\x04\b\x04\x10\x05R\aaddressR\x04port\"\xdc\x01\n" +
@@ -4013,7 +4034,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vset_sources\x18  \x01(\v2\x1f.steelyard.v1.NodeSourcesFieldsH\x00R\n" +
 	"setSourcesB\n" +
 	"\n" +
-	"\bmutation\"\xb1\n" +
+	"\bmutation\"\xe7\n" +
 	"\n" +
 	"\tVIPFields\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
@@ -4032,15 +4053,17 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\tfragments\x18\r \x01(\tH\bR\tfragments\x88\x01\x01\x12\x15\n" +
 	"\x03mss\x18\x0e \x01(\rH\tR\x03mss\x88\x01\x01\x12\x17\n" +
 	"\x04quic\x18\x11 \x01(\bH\n" +
-	"R\x04quic\x88\x01\x01\x12\x17\n" +
-	"\x04deny\x18\x1e \x01(\tH\vR\x04deny\x88\x01\x01\x12\x19\n" +
-	"\x05allow\x18\x1f \x01(\tH\fR\x05allow\x88\x01\x01\x120\n" +
-	"\x11limit_connections\x18  \x01(\tH\rR\x10limitConnections\x88\x01\x01\x12(\n" +
-	"\rlimit_packets\x18! \x01(\tH\x0eR\flimitPackets\x88\x01\x01\x12=\n" +
-	"\x18limit_source_connections\x18\" \x01(\tH\x0fR\x16limitSourceConnections\x88\x01\x01\x125\n" +
-	"\x14limit_source_packets\x18# \x01(\tH\x10R\x12limitSourcePackets\x88\x01\x01\x12/\n" +
-	"\x11limit_ipv4_prefix\x18$ \x01(\rH\x11R\x0flimitIpv4Prefix\x88\x01\x01\x12/\n" +
-	"\x11limit_ipv6_prefix\x18% \x01(\rH\x12R\x0flimitIpv6Prefix\x88\x01\x01B\v\n" +
+	"R\x04quic\x88\x01\x01\x12$\n" +
+	"\vsyn_cookies\x18( \x01(\rH\vR\n" +
+	"synCookies\x88\x01\x01\x12\x17\n" +
+	"\x04deny\x18\x1e \x01(\tH\fR\x04deny\x88\x01\x01\x12\x19\n" +
+	"\x05allow\x18\x1f \x01(\tH\rR\x05allow\x88\x01\x01\x120\n" +
+	"\x11limit_connections\x18  \x01(\tH\x0eR\x10limitConnections\x88\x01\x01\x12(\n" +
+	"\rlimit_packets\x18! \x01(\tH\x0fR\flimitPackets\x88\x01\x01\x12=\n" +
+	"\x18limit_source_connections\x18\" \x01(\tH\x10R\x16limitSourceConnections\x88\x01\x01\x125\n" +
+	"\x14limit_source_packets\x18# \x01(\tH\x11R\x12limitSourcePackets\x88\x01\x01\x12/\n" +
+	"\x11limit_ipv4_prefix\x18$ \x01(\rH\x12R\x0flimitIpv4Prefix\x88\x01\x01\x12/\n" +
+	"\x11limit_ipv6_prefix\x18% \x01(\rH\x13R\x0flimitIpv6Prefix\x88\x01\x01B\v\n" +
 	"\t_protocolB\a\n" +
 	"\x05_modeB\a\n" +
 	"\x05_poolB\v\n" +
@@ -4052,7 +4075,8 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\n" +
 	"_fragmentsB\x06\n" +
 	"\x04_mssB\a\n" +
-	"\x05_quicB\a\n" +
+	"\x05_quicB\x0e\n" +
+	"\f_syn_cookiesB\a\n" +
 	"\x05_denyB\b\n" +
 	"\x06_allowB\x14\n" +
 	"\x12_limit_connectionsB\x10\n" +
