@@ -12,8 +12,10 @@
 enum nat_fact {
 	NAT_FACT_IPV4 = 1, /* the backend's address is IPv4 */
 	NAT_FACT_TCP = 2,
-	NAT_FACT_TAG = 4,     /* the frame has a VLAN tag */
-	NAT_FACT_SPLICED = 8, /* it began with a SYN cookie */
+	NAT_FACT_TAG = 4,        /* the frame has a VLAN tag */
+	NAT_FACT_SPLICED = 8,    /* it began with a SYN cookie */
+	NAT_FACT_TURN_SHIFT = 4, /* two bits: at which port at home to begin, see turn_of() */
+	NAT_FACT_TURN = 3,
 	NAT_FACT_VIP_SHIFT = 16,
 };
 
@@ -58,46 +60,114 @@ step bool note_hop(struct xdp_md *ctx, struct translation *t, bool tagged)
 	return true;
 }
 
-/* The first translation of the address that a flow comes from, NAT_NONE if there is none. */
-step u32 nat_base(u64 hash, u32 facts)
-{
-	u32 number = hash >> 32, udp = facts & NAT_FACT_TCP ? 0 : NAT_UDP_BIT;
-
-	if (!(facts & NAT_FACT_IPV4 ? nat_sources_ipv4 : nat_sources_ipv6))
-		return NAT_NONE;
-	if (facts & NAT_FACT_IPV4)
-		number &= nat_sources_ipv4 - 1;
-	else
-		number = nat_sources_ipv4 + (number & (nat_sources_ipv6 - 1));
-	return number << NAT_ADDRESS_SHIFT | udp;
-}
-
-/* Ends a connection whose state is still what it was, so that its client may begin another. */
-step void close_connection(u64 hash, u32 index, u64 was)
-{
-	if (free_translation(index, was))
-		drop_session(hash, index);
-}
-
-/* Of two CPUs that have begun one connection, each has given way to the other. */
+/* What stands for a translation whose connection has become another CPU's, and ended. */
 #define NAT_LOST (NAT_NONE - 1)
 
 /*
+ * Ends a connection whose state is still what it was, so that its client may begin another;
+ * false if it is not.
+ */
+side_step u32 close_connection(const struct tuple *client, u64 hash, u32 index, u64 was)
+{
+	if (!client || !free_translation(index, was))
+		return false;
+	if (!is_at_home(home_of(client, hash, protocol_of(index)), index))
+		drop_session(hash, index);
+	return true;
+}
+
+/* That of a translation which counts only if no other of its client comes before it. */
+#define NAT_TENTATIVE ((u64)NAT_CLAIMED << FLOW_FLAGS_SHIFT)
+
+/* Lets packets of a connection whose translation is written find it. */
+step bool publish(struct translation *t, u64 state, u32 home, u64 hash, u32 index)
+{
+	/* An exchange: it is there before this CPU looks for what others have published. */
+	__sync_lock_test_and_set(&t->state, state);
+	return is_at_home(home, index) || add_session(hash, index);
+}
+
+#define NAT_CONFIRM_TRIES 4
+
+/* Has a tentative translation count; false if it has given way to another CPU's. */
+step bool confirm(struct translation *t, u64 was)
+{
+	u64 generation = nat_generation(was), found;
+
+	for (int i = 0; i < NAT_CONFIRM_TRIES; i++) {
+		found = __sync_val_compare_and_swap(&t->state, was, was & ~NAT_TENTATIVE);
+		if (found == was)
+			return true;
+		if (!(found & NAT_TENTATIVE) || nat_generation(found) != generation)
+			return false;
+		/* Another packet of the connection has come in between. */
+		was = found;
+	}
+	return false;
+}
+
+/* The order in which translations of one client are looked for. */
+step u32 search_order(u32 home, u32 index)
+{
+	return is_at_home(home, index) ? home ^ index : NAT_HOME + index;
+}
+
+/* Ends another CPU's translation of the same connection if that does not count yet. */
+step bool gives_way(const struct tuple *client, u64 hash, u32 home, u32 other, u32 index)
+{
+	struct translation *t = translation_at(other);
+	u64 state;
+
+	if (!t || search_order(home, other) < search_order(home, index))
+		return false;
+	state = *(volatile u64 *)&t->state;
+	return state & NAT_TENTATIVE && is_of(t, client) &&
+	       close_connection(client, hash, other, state);
+}
+
+#define NAT_RIVALS 4
+
+/*
+ * Has the one translation of a connection that several CPUs have begun count: that which
+ * already does, else the first in the order of search. Returns its index, or NAT_LOST if
+ * that one has gone meanwhile.
+ */
+side_step u32 settle_connection(const struct tuple *client, u64 hash, u32 index, u64 state)
+{
+	u32 protocol = protocol_of(index), other = NAT_NONE;
+	struct translation *t = translation_at(index);
+
+	if (!client || !t)
+		return NAT_LOST;
+	for (int i = 0; i < NAT_RIVALS; i++) {
+		other = find_session(client, hash, protocol, index);
+		if (other == NAT_NONE)
+			return confirm(t, state) ? index : NAT_LOST;
+		if (!gives_way(client, hash, home_of(client, hash, protocol), other, index))
+			break;
+	}
+	close_connection(client, hash, index, state);
+	t = translation_at(other);
+	return t && is_of(t, client) ? other : NAT_LOST;
+}
+
+/*
  * Begins a connection to a backend. Returns the index of its translation, or NAT_NONE
- * where no port is free. If another CPU has begun the same one, that one counts; if that
- * one has given way as well, NAT_LOST is returned.
+ * where no port is free. If another CPU has begun the same one, that one may count; if it
+ * has ended since, NAT_LOST is returned.
  */
 side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u64 hash, u32 backend,
 			      u32 facts)
 {
-	u32 base = nat_base(hash, facts), index, other;
-	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP;
+	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP, home, index, settled;
+	u32 base = nat_base(hash, facts & NAT_FACT_IPV4, protocol == IPPROTO_UDP);
 	struct translation *t;
-	u64 state, flags = NAT_USED;
+	u64 state, flags = NAT_USED | NAT_CLAIMED;
 
 	if (!client || base == NAT_NONE)
 		return NAT_NONE;
-	index = take_port(base, hash);
+	home = home_of(client, hash, protocol);
+	index = take_port(base, hash, home, facts >> NAT_FACT_TURN_SHIFT & NAT_FACT_TURN);
 	t = translation_at(index);
 	if (!t)
 		return NAT_NONE;
@@ -111,19 +181,14 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	if (protocol == IPPROTO_UDP)
 		flags |= NAT_SPOKEN;
 	state = nat_state(t->state, backend, nat_generation(t->state), flags);
-	*(volatile u64 *)&t->state = state;
-	if (!add_session(hash, index)) {
+	if (!publish(t, state, home, hash, index)) {
 		free_translation(index, state);
 		return NAT_NONE;
 	}
-	other = find_session(client, hash, protocol, index);
-	if (other == NAT_NONE) {
+	settled = settle_connection(client, hash, index, state);
+	if (settled == index)
 		count_flow(NAT_OPENED);
-		return index;
-	}
-	close_connection(hash, index, state);
-	t = translation_at(other);
-	return t && is_of(t, client) ? other : NAT_LOST;
+	return settled;
 }
 
 #define NAT_SEE_TRIES 2

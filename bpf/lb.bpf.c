@@ -217,6 +217,7 @@ step enum reason decide(struct xdp_md *ctx)
 			return reason;
 	}
 	if (!vip || vip->mode >= MODE_NAT) {
+		hand_over(&pkt, vip);
 		bpf_tail_call(ctx, &parts, PART_NAT);
 		return DROP_INTERNAL;
 	}

@@ -238,7 +238,7 @@ enum nat_flag {
 	NAT_CLIENT_CLOSED = 4,
 	NAT_BACKEND_CLOSED = 8,
 	NAT_RESET = 16,
-	NAT_CLAIMED = 32,  /* the rest is being written */
+	NAT_CLAIMED = 32,  /* the rest is being written; if used, another may count instead */
 	NAT_SPOKEN = 64,   /* the client has sent more than what opens it */
 	NAT_SPLICED = 128, /* it began with a SYN cookie, see splice.h */
 };

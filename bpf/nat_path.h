@@ -56,7 +56,8 @@ struct course {
 	u8 syn;              /* and what this one was told */
 	u32 vip;             /* index of its counters, and its mode */
 	u8 mode;
-	struct packet packet; /* see forget() */
+	struct vip_entry entry; /* of the VIP that the packet is for; no mode: it is for none */
+	struct packet packet;   /* what is known of it */
 };
 
 /* One for each CPU: the stack has no room for it. */
@@ -72,6 +73,27 @@ step struct course *this_course(void)
 	u32 zero = 0;
 
 	return bpf_map_lookup_elem(&courses, &zero);
+}
+
+/* Leaves what is known of a packet to the program that is called next. */
+step void hand_over(const struct packet *pkt, const struct vip_entry *vip)
+{
+	struct course *c = this_course();
+
+	if (!c)
+		return;
+	c->packet = *pkt;
+	c->entry.mode = MODE_NONE;
+	if (vip)
+		c->entry = *vip;
+}
+
+/* What another program has left, or this one: the verifier knows nothing of either. */
+step void recall(struct packet *pkt, const struct course *c)
+{
+	*pkt = c->packet;
+	pkt->l3 &= L3_MASK;
+	pkt->l4 &= L4_MASK;
 }
 
 /* Carries a packet along its course: fragments by a function of their own. */
@@ -128,15 +150,18 @@ step bool read_connection(struct course *c)
 	       nat_generation(*(volatile u64 *)&t->state) == nat_generation(c->state);
 }
 
-/* Begins a connection to the backend that the slot's owner is. */
+#define NAT_BEGIN_TRIES 3
+
+/* Begins a connection to the backend that the slot's owner is. The course knows the former one. */
 step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_entry *vip,
 		       struct course *c)
 {
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
 	struct backend *b;
-	u32 facts;
+	u32 facts, turn = turn_of(home_of(&c->from, pkt->hash, pkt->protocol), c->index);
 
+	c->index = NAT_NONE;
 	if (!pool)
 		return DROP_INTERNAL;
 	c->backend = choose_backend(ctx, pool, vip, pkt);
@@ -147,17 +172,21 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 		return DROP_INTERNAL;
 	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
-	facts = nat_facts(pkt, vip, b, c->syn);
-	c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
-	if (c->index == NAT_LOST)
+	facts = nat_facts(pkt, vip, b, c->syn) | (turn & NAT_FACT_TURN) << NAT_FACT_TURN_SHIFT;
+	for (int i = 0; i < NAT_BEGIN_TRIES && c->index >= NAT_LOST; i++) {
 		c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
-	if (c->index >= NAT_LOST) {
-		count_flow(NAT_EXHAUSTED);
-		return DROP_NO_NAT_PORT;
+		if (c->index == NAT_NONE)
+			break;
+		/* One that another CPU has begun may have another backend, or have ended. */
+		if (c->index != NAT_LOST && read_connection(c)) {
+			pkt->opener = true;
+			return TX_FORWARDED;
+		}
+		c->index = NAT_LOST;
 	}
-	pkt->opener = true;
-	/* One that another CPU has begun may have another backend. */
-	return read_connection(c) ? TX_FORWARDED : DROP_NO_NAT_PORT;
+	c->index = NAT_NONE;
+	count_flow(NAT_EXHAUSTED);
+	return DROP_NO_NAT_PORT;
 }
 
 /* What a client's packet says of its connection. */
@@ -218,9 +247,8 @@ step enum reason find_connection(struct xdp_md *ctx, struct packet *pkt,
 		if (go_on(ctx, pkt, vip, c))
 			return TX_FORWARDED;
 		if (!pkt->quoted)
-			close_connection(pkt->hash, c->index, c->state);
+			close_connection(&c->from, pkt->hash, c->index, c->state);
 	}
-	c->index = NAT_NONE;
 	if (!begins)
 		return DROP_NO_CONNECTION;
 	return begin(ctx, pkt, vip, c);

@@ -34,23 +34,14 @@ step u32 some_bit(u64 word, u32 from)
 	return (__builtin_ctzll(word) + from) & 63;
 }
 
-/* Claims a free one of the 64 translations from an index on. Returns its index or NAT_NONE. */
-side_step u32 take_free_port(u32 index, u32 from)
+/* Claims a translation that looked free. Returns its index or NAT_NONE. */
+step u32 take_port_at(u64 *word, u32 index)
 {
-	u64 *word = nat_ports_word(index);
+	u64 bit = 1ULL << (index & 63), was;
 	struct translation *t;
-	u64 taken, bit, was;
 
-	if (!word)
-		return NAT_NONE;
-	taken = *(volatile u64 *)word;
-	if (taken == ~0ULL)
-		return NAT_NONE;
-	from = some_bit(~taken, from & 63);
-	bit = 1ULL << from;
 	if (__sync_fetch_and_or(word, bit) & bit)
 		return NAT_NONE;
-	index = (index & ~63u) | from;
 	t = translation_at(index);
 	if (!t)
 		return NAT_NONE;
@@ -60,8 +51,47 @@ side_step u32 take_free_port(u32 index, u32 from)
 	return index;
 }
 
+/*
+ * At which of the ports at home one is looked for by a connection whose client had another:
+ * what comes late of that is not to be taken for its own.
+ */
+step u32 turn_of(u32 home, u32 former)
+{
+	return is_at_home(home, former) ? (home ^ former) + 1 : 0;
+}
+
+/* Claims a free one of the translations at home. Returns its index or NAT_NONE. */
+side_step u32 take_port_at_home(u32 home, u32 turn)
+{
+	u64 *word = nat_ports_word(home);
+	u32 index = NAT_NONE, at;
+
+	if (!word)
+		return NAT_NONE;
+	for (u32 i = 0; i < NAT_HOME && index == NAT_NONE; i++) {
+		at = home ^ ((turn + i) & (NAT_HOME - 1));
+		if (!(*(volatile u64 *)word >> (at & 63) & 1))
+			index = take_port_at(word, at);
+	}
+	return index;
+}
+
+/* Claims a free one of the 64 translations from an index on. Returns its index or NAT_NONE. */
+side_step u32 take_free_port(u32 index, u32 from)
+{
+	u64 *word = nat_ports_word(index);
+	u64 taken;
+
+	if (!word)
+		return NAT_NONE;
+	taken = *(volatile u64 *)word;
+	if (taken == ~0ULL)
+		return NAT_NONE;
+	return take_port_at(word, (index & ~63u) | some_bit(~taken, from & 63));
+}
+
 /* The hash of the flow of a client's packets. */
-step u64 session_hash(const struct tuple *client, u8 protocol)
+step u64 session_hash(const struct tuple *client, u32 protocol)
 {
 	u64 addresses;
 
@@ -85,6 +115,16 @@ step bool may_be_taken(const struct translation *t, u64 state, u32 now)
 	return age > idle || (idle == NAT_TRANSITORY && age > NAT_UNTOUCHED);
 }
 
+/* Takes a connection whose translation is another's, or free, from where packets look for it. */
+step void forget_connection(const struct tuple *client, u32 index)
+{
+	u32 protocol = protocol_of(index);
+	u64 hash = session_hash(client, protocol);
+
+	if (!is_at_home(home_of(client, hash, protocol), index))
+		drop_session(hash, index);
+}
+
 /* Claims a translation whose connection is over, or nearly. Returns its index or NAT_NONE. */
 side_step u32 take_used_port(u32 index)
 {
@@ -105,21 +145,26 @@ side_step u32 take_used_port(u32 index)
 		return NAT_NONE;
 	if (nat_age(now, was) <= nat_idle(was >> FLOW_FLAGS_SHIFT, t->vip))
 		count_flow(NAT_EVICTED);
-	drop_session(session_hash(&client, index & NAT_UDP_BIT ? IPPROTO_UDP : IPPROTO_TCP), index);
+	forget_connection(&client, index);
 	return index;
 }
 
 /* The i-th port, or 64 from there on, in which a flow of a hash looks for room. */
 step u32 candidate(u32 base, u32 hash, u32 i)
 {
-	return base + nat_first_port +
-	       ((u64)(hash + i * (NAT_PORT_STRIDE << 26)) * nat_port_count >> 32);
+	return spread_port(base, hash + i * (NAT_PORT_STRIDE << 26));
 }
 
-/* Claims a translation of an address and protocol. Returns its index or NAT_NONE. */
-side_step u32 take_port(u32 base, u64 hash)
+/*
+ * Claims a translation of an address and protocol, at home if that is of these. Returns its
+ * index or NAT_NONE.
+ */
+side_step u32 take_port(u32 base, u64 hash, u32 home, u32 turn)
 {
 	u32 index = NAT_NONE, random = bpf_get_prandom_u32();
+
+	if (spread_port(base, hash) == home)
+		index = take_port_at_home(home, turn);
 
 	for (u32 i = 0; i < NAT_PORT_TRIES && index == NAT_NONE; i++)
 		index = take_free_port(candidate(base, hash, i), random);

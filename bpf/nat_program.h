@@ -44,14 +44,11 @@ step enum reason translate_reply(struct xdp_md *ctx, struct packet *pkt, struct 
 /* A whole packet. */
 step enum reason translate_flow(struct xdp_md *ctx, struct packet *pkt, struct course *c)
 {
-	struct vip_entry *vip = find_vip(pkt);
 	enum reason reason;
 
-	if (!vip)
+	if (c->entry.mode == MODE_NONE)
 		return translate_reply(ctx, pkt, c);
-	if (vip->mode < MODE_NAT)
-		return PASS_NOT_VIP;
-	reason = find_course(ctx, pkt, vip, c);
+	reason = find_course(ctx, pkt, &c->entry, c);
 	return reason == TX_FORWARDED ? send_to_backend(ctx, pkt, c) : reason;
 }
 
@@ -63,9 +60,7 @@ step void forget(struct packet *pkt, struct course *c)
 {
 	c->packet = *pkt;
 	barrier();
-	*pkt = c->packet;
-	pkt->l3 &= L3_MASK;
-	pkt->l4 &= L4_MASK;
+	recall(pkt, c);
 }
 
 /* The same in fragments, of which only the first one tells ports. */
@@ -92,28 +87,27 @@ step enum reason translate_fragment(struct xdp_md *ctx, struct packet *pkt, stru
 	return send_to_backend(ctx, pkt, c);
 }
 
-/* The course of a packet that has been parsed, as far as that tells; NULL if there is none. */
-step struct course *set_out(struct xdp_md *ctx, const struct packet *pkt)
+/* Begins the course of a packet of which all is known that it tells; false if it cannot. */
+step bool set_out(struct xdp_md *ctx, const struct packet *pkt, struct course *c)
 {
-	u32 zero = 0;
-	struct course *c = bpf_map_lookup_elem(&courses, &zero);
-
-	if (!c || !load_addresses(ctx, pkt->l3 & L3_MASK, pkt->ipv6, &c->from))
-		return NULL;
+	if (!load_addresses(ctx, pkt->l3 & L3_MASK, pkt->ipv6, &c->from))
+		return false;
 	c->from.ports = pkt->ports;
 	c->syn = c->next;
 	c->next = SYN_UNSEEN;
-	return c;
+	return true;
 }
 
 SEC("xdp.frags")
 int steelyard_nat(struct xdp_md *ctx)
 {
-	struct packet pkt = {};
-	enum parsed parsed = parse(ctx, &pkt, false);
-	struct course *c = set_out(ctx, &pkt);
+	struct course *c = this_course();
+	struct packet pkt;
 
-	return leave(c && parsed == PARSED_FLOW ? translate_flow(ctx, &pkt, c) : DROP_INTERNAL);
+	if (!c)
+		return leave(DROP_INTERNAL);
+	recall(&pkt, c);
+	return leave(set_out(ctx, &pkt, c) ? translate_flow(ctx, &pkt, c) : DROP_INTERNAL);
 }
 
 SEC("xdp.frags")
@@ -121,9 +115,10 @@ int steelyard_nat_fragment(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	enum parsed parsed = parse(ctx, &pkt, true);
-	struct course *c = set_out(ctx, &pkt);
+	struct course *c = this_course();
 
-	if (!c || (parsed != PARSED_FLOW && parsed != PARSED_LATER_FRAGMENT))
+	if (!c || !set_out(ctx, &pkt, c) ||
+	    (parsed != PARSED_FLOW && parsed != PARSED_LATER_FRAGMENT))
 		return leave(DROP_INTERNAL);
 	return leave(translate_fragment(ctx, &pkt, c));
 }
@@ -133,9 +128,9 @@ int steelyard_nat_error(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	enum parsed parsed = parse(ctx, &pkt, true);
-	struct course *c = set_out(ctx, &pkt);
+	struct course *c = this_course();
 
-	if (!c || parsed != PARSED_ICMP_ERROR)
+	if (!c || !set_out(ctx, &pkt, c) || parsed != PARSED_ICMP_ERROR)
 		return leave(DROP_INTERNAL);
 	return leave(translate_icmp_error(ctx, &pkt, c));
 }

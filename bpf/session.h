@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Sessions: which translation a client's packet is of. A table of buckets, one cache
- * line each, and what has no room in its bucket is next door. It only says where to
- * look: what the translation there says is compared with the packet, whole.
+ * Sessions: which translation a client's packet is of, where that is not at home. A table
+ * of buckets, one cache line each, and what has no room in its bucket is next door. It only
+ * says where to look: what the translation there says is compared with the packet, whole.
  */
 #pragma once
 
-#include "translation.h"
+#include "home.h"
 
 /* Words of a hash's upper half and, below it, the index of a translation, plus 1. */
 struct session_bucket {
@@ -22,19 +22,6 @@ struct {
 } sessions SEC(".maps");
 
 const volatile u32 session_mask; /* number of buckets, a power of two, less one */
-
-step bool is_same_address(const struct address *a, const struct address *b)
-{
-	return a->word[1] == b->word[1] && a->word[0] == b->word[0];
-}
-
-/* Whether a translation is that of a client's packets with this tuple. */
-step bool is_of(const struct translation *t, const struct tuple *client)
-{
-	return t->ports == client->ports && is_same_address(&t->client, &client->source) &&
-	       is_same_address(&t->address, &client->destination) &&
-	       t->state >> FLOW_FLAGS_SHIFT & NAT_USED;
-}
 
 step u32 session_bucket_of(u64 hash)
 {
@@ -67,9 +54,15 @@ side_step u32 find_session(const struct tuple *client, u64 hash, u32 protocol, u
 {
 	u32 at = session_bucket_of(hash), index;
 	u32 bit = protocol == IPPROTO_UDP ? NAT_UDP_BIT : 0;
-	struct session_bucket *b = bpf_map_lookup_elem(&sessions, &at);
+	struct session_bucket *b;
 
-	if (!client || !b)
+	if (!client)
+		return NAT_NONE;
+	index = find_at_home(client, home_of(client, hash, protocol), other);
+	if (index != NAT_NONE)
+		return index;
+	b = bpf_map_lookup_elem(&sessions, &at);
+	if (!b)
 		return NAT_NONE;
 	index = find_session_in(b, client, hash, bit, other);
 	if (index != NAT_NONE)

@@ -173,15 +173,28 @@ step enum reason meet_backend(struct xdp_md *ctx, const struct packet *pkt, stru
 		       DROP_INTERNAL;
 }
 
+/* Sends a packet its way, as it is by now. */
+step void go_on_with(struct xdp_md *ctx, struct packet *pkt)
+{
+	if (pkt->fragment)
+		bpf_tail_call(ctx, &parts, PART_NAT_FRAGMENT);
+	*pkt = (struct packet){};
+	if (parse(ctx, pkt, false) == PARSED_FLOW) {
+		hand_over(pkt, find_vip(pkt));
+		bpf_tail_call(ctx, &parts, PART_NAT);
+	}
+}
+
 SEC("xdp.frags")
 int steelyard_syn(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	enum parsed parsed = parse(ctx, &pkt, true);
-	struct course *c = set_out(ctx, &pkt);
+	struct course *c = this_course();
 	enum reason reason;
 
-	if (!c || parsed != PARSED_FLOW || pkt.protocol != IPPROTO_TCP || !load_tcp(ctx, pkt.l4, c))
+	if (!c || !set_out(ctx, &pkt, c) || parsed != PARSED_FLOW || pkt.protocol != IPPROTO_TCP ||
+	    !load_tcp(ctx, pkt.l4, c))
 		return leave(DROP_INTERNAL);
 	c->next = SYN_SEEN;
 	reason = c->syn == SYN_FROM_CLIENT ? meet_client(ctx, &pkt, c) : meet_backend(ctx, &pkt, c);
@@ -189,7 +202,7 @@ int steelyard_syn(struct xdp_md *ctx)
 		c->next = SYN_UNSEEN;
 		return leave(reason);
 	}
-	bpf_tail_call(ctx, &parts, pkt.fragment ? PART_NAT_FRAGMENT : PART_NAT);
+	go_on_with(ctx, &pkt);
 	c->next = SYN_UNSEEN;
 	return leave(DROP_INTERNAL);
 }

@@ -6,7 +6,8 @@
  * A translation has its place by the address and port that it gives its connection: that
  * of a packet from a backend is read, not searched, and no two connections, on whatever
  * CPUs they begin, can have the same port. A packet from a client finds it by the hash of its
- * flow among sessions, which name places; what stands there is compared whole.
+ * flow: at home, see home.h, or among sessions, which name places. What stands there is
+ * compared whole.
  *
  * Who writes a translation first claims it, by exchanging its state, then writes the
  * rest, then publishes by writing the state with another generation. Who reads one
@@ -160,6 +161,11 @@ step u32 nat_index(u32 number, u8 protocol, __be16 port)
 {
 	return number << NAT_ADDRESS_SHIFT | (protocol == IPPROTO_UDP ? NAT_UDP_BIT : 0) |
 	       bpf_ntohs(port);
+}
+
+step u32 protocol_of(u32 index)
+{
+	return index & NAT_UDP_BIT ? IPPROTO_UDP : IPPROTO_TCP;
 }
 
 /* How long a connection may be silent, in ticks. */

@@ -142,6 +142,7 @@ type lbCourse struct {
 	Vip    uint32
 	Mode   uint8
 	_      [3]byte
+	Entry  lbVipEntry
 	Packet struct {
 		_           structs.HostLayout
 		Destination lbAddress

@@ -70,6 +70,27 @@ func (s natSources) portCount() uint32 { return uint32(s.Ports.Last-s.Ports.Firs
 // sessionBuckets is the number of buckets of eight: four words for each connection.
 func (s natSources) sessionBuckets() uint32 { return ceilPowerOfTwo(s.capacity() / 2) }
 
+// natHome is how many ports a connection may have at home; see bpf/home.h.
+const natHome = 4
+
+// isAtHome reports whether a translation is one of those where packets of a client's flow
+// look for theirs before they look among sessions.
+func (s natSources) isAtHome(f Flow, hash uint64, index uint32) bool {
+	first, many := uint32(0), addresses(s.IPv4)
+	if f.Destination.Addr().Is6() {
+		first, many = many, addresses(s.IPv6)
+	}
+	if many == 0 {
+		return false
+	}
+	home := (first + uint32(hash>>32)&(many-1)) * natPerAddress
+	if f.Protocol == model.UDP {
+		home |= natUDP
+	}
+	home += uint32(s.Ports.First) + uint32(uint64(uint32(hash))*uint64(s.portCount())>>32)
+	return home^index < natHome
+}
+
 // address is that of a number.
 func (s natSources) address(number uint32) netip.Addr {
 	if four := addresses(s.IPv4); number < four {

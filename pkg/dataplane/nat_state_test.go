@@ -368,7 +368,8 @@ func TestNATAgreementNotices(t *testing.T) {
 		"bit too many": func(l *natTable, _ talk) { l.natPorts.elements[100].Word[0] ^= 4 },
 	} {
 		l := newNATTable(t, natSetting{options: natOptions()})
-		c := l.talk(l.at(ipv4(), "fullnat", ""), model.TCP)
+		// One that is among sessions.
+		c := l.talk(l.at(ipv4(), "fullnat to ipv6", ""), model.TCP)
 		l.agree(t)
 		if spoil(l, c); l.agreement() == nil {
 			t.Errorf("%s: not noticed", name)

@@ -113,7 +113,9 @@ func (p *Plane) freeTranslation(index uint32, state uint64) {
 	if !atomic.CompareAndSwapUint64(&e.State, state, state&(natGenerationMask<<natGenerationShift)) {
 		return
 	}
-	p.dropSession(p.seed.Hash(flow), index)
+	if hash := p.seed.Hash(flow); !p.natSources.isAtHome(flow, hash, index) {
+		p.dropSession(hash, index)
+	}
 	if port := uint16(index); p.natSources.Ports.Contains(port) {
 		line := &p.natPorts.elements[index/natPortsPerLine]
 		atomic.AndUint64(&line.Word[index/natPortsPerWord%8], ^(uint64(1) << (index % natPortsPerWord)))
@@ -175,8 +177,9 @@ func (p *Plane) markPorts() {
 	}
 }
 
-// sameSources reports whether connections of pinned maps come from the addresses that
-// they would come from now: a translation's place stands for one.
+// sameSources reports whether connections of pinned maps come from the addresses and ports
+// that they would come from now: a translation's place stands for one, and is where the
+// hash of its flow leads among them.
 func (p *Plane) sameSources(pinned *ebpf.Map) (bool, error) {
 	m, err := mapMemory[lbLedgerPage](pinned)
 	if err != nil {
@@ -187,7 +190,7 @@ func (p *Plane) sameSources(pinned *ebpf.Map) (bool, error) {
 	if err != nil {
 		return true, nil // who adopts the maps refuses it, and says so
 	}
-	return l.NAT.IPv4 == p.natSources.IPv4 && l.NAT.IPv6 == p.natSources.IPv6, nil
+	return l.NAT == p.natSources, nil
 }
 
 // carryTranslations copies the connections of the former maps whose addresses are still
@@ -227,7 +230,8 @@ func (p *Plane) carryTranslation(from *lbTranslation, index uint32) {
 	atomic.StoreUint64(&to.State, state)
 	line := &p.natPorts.elements[index/natPortsPerLine]
 	atomic.OrUint64(&line.Word[index/natPortsPerWord%8], 1<<(index%natPortsPerWord))
-	if !p.addSession(p.seed.Hash(to.flow(protocolOf(index))), index) {
+	flow := to.flow(protocolOf(index))
+	if hash := p.seed.Hash(flow); !p.natSources.isAtHome(flow, hash, index) && !p.addSession(hash, index) {
 		p.freeTranslation(index, state)
 	}
 }

@@ -36,10 +36,10 @@ func limits() []limit {
 	return []limit{
 		{"steelyard", 77_000, 28_000},
 		{"steelyard_part", 135_000, 40_000},
-		{"steelyard_nat", 236_000, 49_000},
+		{"steelyard_nat", 102_000, 56_000},
 		{"steelyard_nat_fragment", 155_000, 66_000},
 		{"steelyard_nat_error", 72_000, 38_000},
-		{"steelyard_syn", 23_000, 17_000},
+		{"steelyard_syn", 26_000, 21_000},
 	}
 }
 
