@@ -194,8 +194,7 @@ step struct flow *flow_at(struct flow_bucket *home, struct flow_bucket *next, u3
 	return &(place & 4 ? next : home)->flow[place & 3];
 }
 
-step struct victim find_victim(struct flow_bucket *home, struct flow_bucket *next,
-			       const struct control *c)
+step struct victim find_victim(struct flow_bucket *home, struct flow_bucket *next)
 {
 	struct victim victim = {};
 	u64 lowest = ~0ULL;
@@ -204,7 +203,7 @@ step struct victim find_victim(struct flow_bucket *home, struct flow_bucket *nex
 #pragma clang loop unroll(disable)
 	for (u32 i = 0; i < 8; i++) {
 		volatile struct flow *f = flow_at(home, next, i);
-		u64 key = f->key, order = order_flow(key, f->state, c->now, c->idle);
+		u64 key = f->key, order = order_flow(key, f->state, ctl.now, ctl.idle);
 
 		if (order < lowest) {
 			lowest = order;
@@ -244,18 +243,16 @@ enum remembered {
 side_step u32 try_to_remember(u64 key, u64 state)
 {
 	struct flow_bucket *home, *next;
-	struct control *c;
 	struct victim v;
-	u32 at = 0; /* one for all keys: the deepest path has little stack left */
+	u32 at =
+		flow_bucket_of(key); /* one for both keys: the deepest path has little stack left */
 
-	c = bpf_map_lookup_elem(&control, &at);
-	at = flow_bucket_of(key);
 	home = bpf_map_lookup_elem(&flows, &at);
 	at = next_door(at);
 	next = bpf_map_lookup_elem(&flows, &at);
-	if (!home || !next || !c)
+	if (!home || !next)
 		return NO_ROOM;
-	v = find_victim(home, next, c);
+	v = find_victim(home, next);
 	if (v.rank > may_replace(flow_flags(state)))
 		return NO_ROOM;
 	if (!write_flow(flow_at(home, next, v.place), v.key, key, state))
@@ -336,37 +333,33 @@ step void see_again(struct flow *flow, u64 state, u32 facts, u32 now)
 side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 {
 	u64 key = hash | FLOW_KEY;
-	u32 zero = 0;
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
 	u64 state, next;
 	struct flow *flow;
 	u32 backend;
 	u8 able;
 
-	if (!c)
-		return owner;
 	flow = find_known(key, &state);
 	if (!flow && belongs_to_prior(facts, prior)) {
 		if (!(facts & FACT_PEEK))
-			remember_flow(key, flow_state(c->now, prior, facts, prior_flags(facts)));
+			remember_flow(key, flow_state(ctl.now, prior, facts, prior_flags(facts)));
 		return prior;
 	}
 	if (!flow) {
 		if (owner >= OWNER_FIRST && !(facts & FACT_PEEK))
-			remember_flow(key, flow_state(c->now, owner, facts, owner_flags(facts)));
+			remember_flow(key, flow_state(ctl.now, owner, facts, owner_flags(facts)));
 		return owner;
 	}
 	backend = flow_backend(state);
 	able = ability(backend);
 	if (goes_on(facts, able)) {
 		if (!(facts & FACT_PEEK))
-			see_again(flow, state, facts, c->now);
+			see_again(flow, state, facts, ctl.now);
 		return backend;
 	}
 	if (facts & FACT_PEEK)
 		return owner;
 	/* Its backend is gone: it begins again. */
-	next = flow_state(c->now, owner, facts, owner_flags(facts));
+	next = flow_state(ctl.now, owner, facts, owner_flags(facts));
 	if (owner >= OWNER_FIRST)
 		write_flow(flow, seal_flow(key, state), key, next);
 	return owner;
@@ -396,18 +389,16 @@ side_step int rename_flow(u64 from, u64 to)
 side_step int note_flow(u64 hash, u32 backend, u32 facts)
 {
 	u64 key = hash | FLOW_KEY, state, next;
-	u32 zero = 0;
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
 	struct flow *flow;
 
-	if (!c || !(facts & (FACT_OPENERS | FACT_TRACKS)))
+	if (!(facts & (FACT_OPENERS | FACT_TRACKS)))
 		return 0;
 	flow = find_known(key, &state);
 	if (flow && flow_backend(state) == backend) {
-		see_again(flow, state, facts, c->now);
+		see_again(flow, state, facts, ctl.now);
 		return 0;
 	}
-	next = flow_state(c->now, backend, facts, FLOW_CONFIRMED);
+	next = flow_state(ctl.now, backend, facts, FLOW_CONFIRMED);
 	if (flow)
 		write_flow(flow, seal_flow(key, state), key, next);
 	else

@@ -257,7 +257,7 @@ step enum reason guard_address(struct xdp_md *ctx, const struct packet *pkt)
 	struct vip_entry *address;
 	u32 reason;
 
-	if (!table || !table->guarded)
+	if (!table->guarded)
 		return TX_FORWARDED;
 	address = find_key(table, &pkt->destination, ENDPOINT_ADDRESS);
 	if (!address || !(address->flags & VIP_GUARDED))

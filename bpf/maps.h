@@ -285,13 +285,8 @@ struct counters {
 	u64 reserved;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct control);
-} control SEC(".maps");
+/* A variable, so that its address is in the program: every packet waits for it first. */
+struct control ctl SEC(".data.control");
 
 /* The control plane's ledger of numbers. Packets never read it; it lives and dies with the maps. */
 struct ledger_page {

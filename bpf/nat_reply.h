@@ -16,11 +16,9 @@
 /* Whether a packet that is for no VIP may be a backend's answer. */
 step bool may_be_reply(const struct packet *pkt)
 {
-	struct vip_table *table = current_vip_table();
-
 	if (nat_sources_ipv4 | nat_sources_ipv6 && nat_source_number(&pkt->destination) != NAT_NONE)
 		return true;
-	return table && table->replies;
+	return current_vip_table()->replies;
 }
 
 /* The entry of a backend's answers, by where they come from; NULL if there is none. */
@@ -29,7 +27,7 @@ step struct vip_entry *find_reply(const struct address *source, u8 protocol, __b
 	struct vip_table *table = current_vip_table();
 	struct vip_entry *e;
 
-	if (!table || !table->replies)
+	if (!table->replies)
 		return NULL;
 	e = find_key(table, source, ENDPOINT_REPLY | endpoint(protocol, port));
 	if ((e && port) || !table->wide)

@@ -34,10 +34,7 @@ step struct vip_entry *find_key(const struct vip_table *table, const struct addr
 
 step struct vip_table *current_vip_table(void)
 {
-	u32 zero = 0;
-	struct control *c = bpf_map_lookup_elem(&control, &zero);
-
-	return c ? &c->vip_table[c->current_vip_table & 1] : NULL;
+	return &ctl.vip_table[ctl.current_vip_table & 1];
 }
 
 #define RANGE_STEPS 16 /* halvings: a key has fewer than 2^16 ranges */
@@ -79,8 +76,6 @@ step struct vip_entry *find_vip(const struct packet *pkt)
 	struct vip_table *table = current_vip_table();
 	struct vip_entry *vip;
 
-	if (!table)
-		return NULL;
 	vip = find_key(table, &pkt->destination, endpoint(pkt->protocol, pkt->ports >> 16));
 	/* To port 0 it may have been the key of ranges. */
 	if ((vip && pkt->ports >> 16) || !table->wide)
@@ -96,8 +91,6 @@ step struct vip_entry *find_fragment_vip(const struct packet *pkt)
 {
 	struct vip_table *table = current_vip_table();
 
-	if (!table)
-		return NULL;
 	return find_key(table, &pkt->destination, ENDPOINT_FRAGMENT | endpoint(pkt->protocol, 0));
 }
 
@@ -106,5 +99,5 @@ step bool for_vip_address(const struct packet *pkt)
 {
 	struct vip_table *table = current_vip_table();
 
-	return pkt->l3 && table && find_key(table, &pkt->destination, ENDPOINT_ADDRESS);
+	return pkt->l3 && find_key(table, &pkt->destination, ENDPOINT_ADDRESS);
 }

@@ -57,8 +57,16 @@ type lbBackend struct {
 }
 
 type lbControl struct {
-	_               structs.HostLayout
-	VipTable        [2]lbVipTable
+	_        structs.HostLayout
+	VipTable [2]struct {
+		_          structs.HostLayout
+		Multiplier [3]uint64
+		Base       uint32
+		Shift      uint32
+		Wide       uint32
+		Replies    uint16
+		Guarded    uint16
+	}
 	CurrentVipTable uint32
 	Now             uint32
 	Idle            uint32
@@ -544,7 +552,6 @@ const (
 	lbMapAllowances            = "allowances"
 	lbMapBackendCounters       = "backend_counters"
 	lbMapBackends              = "backends"
-	lbMapControl               = "control"
 	lbMapCourses               = "courses"
 	lbMapEgress                = "egress"
 	lbMapFlowEvents            = "flow_events"
@@ -578,6 +585,7 @@ const (
 	lbProgSteelyardNatFragment = "steelyard_nat_fragment"
 	lbProgSteelyardPart        = "steelyard_part"
 	lbProgSteelyardSyn         = "steelyard_syn"
+	lbVarCtl                   = "ctl"
 	lbVarFlowMask              = "flow_mask"
 	lbVarFragmentMask          = "fragment_mask"
 	lbVarGueChecksum           = "gue_checksum"
@@ -655,7 +663,6 @@ type lbMapSpecs struct {
 	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
 	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
 	Backends        *ebpf.MapSpec `ebpf:"backends"`
-	Control         *ebpf.MapSpec `ebpf:"control"`
 	Courses         *ebpf.MapSpec `ebpf:"courses"`
 	Egress          *ebpf.MapSpec `ebpf:"egress"`
 	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
@@ -689,6 +696,7 @@ type lbMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
+	Ctl            *ebpf.VariableSpec `ebpf:"ctl"`
 	FlowMask       *ebpf.VariableSpec `ebpf:"flow_mask"`
 	FragmentMask   *ebpf.VariableSpec `ebpf:"fragment_mask"`
 	GueChecksum    *ebpf.VariableSpec `ebpf:"gue_checksum"`
@@ -732,7 +740,6 @@ type lbMaps struct {
 	Allowances      *ebpf.Map `ebpf:"allowances"`
 	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
 	Backends        *ebpf.Map `ebpf:"backends"`
-	Control         *ebpf.Map `ebpf:"control"`
 	Courses         *ebpf.Map `ebpf:"courses"`
 	Egress          *ebpf.Map `ebpf:"egress"`
 	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
@@ -767,7 +774,6 @@ func (m *lbMaps) Close() error {
 		m.Allowances,
 		m.BackendCounters,
 		m.Backends,
-		m.Control,
 		m.Courses,
 		m.Egress,
 		m.FlowEvents,
@@ -802,6 +808,7 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
+	Ctl            *ebpf.Variable `ebpf:"ctl"`
 	FlowMask       *ebpf.Variable `ebpf:"flow_mask"`
 	FragmentMask   *ebpf.Variable `ebpf:"fragment_mask"`
 	GueChecksum    *ebpf.Variable `ebpf:"gue_checksum"`

@@ -41,9 +41,14 @@ const (
 
 func (d *pinning) maps(which string) string { return filepath.Join(d.dir(), which) }
 
-func (d *pinning) mapPath(name string) string { return filepath.Join(d.maps(mapsInUse), name) }
+func (d *pinning) mapPath(name string) string { return d.mapPathIn(mapsInUse, name) }
 
-// A bpffs takes no dots in names, interfaces do.
+// A bpffs takes no dots in names, which those of variables have.
+func (d *pinning) mapPathIn(which, name string) string {
+	return filepath.Join(d.maps(which), strings.TrimPrefix(name, ".data."))
+}
+
+// The same of interfaces.
 func (d *pinning) linkPath(iface string) string {
 	return filepath.Join(d.dir(), "link_"+strings.ReplaceAll(iface, ".", dot))
 }
@@ -126,7 +131,7 @@ func (d *pinning) load(spec *ebpf.CollectionSpec) (maps map[string]*ebpf.Map, sa
 	}
 	maps, same = map[string]*ebpf.Map{}, true
 	for name, want := range spec.Maps {
-		if strings.HasPrefix(name, ".") {
+		if strings.HasPrefix(name, ".rodata") {
 			continue
 		}
 		m, err := ebpf.LoadPinnedMap(d.mapPath(name), nil)
@@ -200,12 +205,12 @@ func (d *pinning) save(which string, maps map[string]*ebpf.Map) error {
 	}
 	for name, m := range maps {
 		if name != lbMapLedger {
-			if err := m.Pin(filepath.Join(d.maps(which), name)); err != nil {
+			if err := m.Pin(d.mapPathIn(which, name)); err != nil {
 				return fmt.Errorf("pins: %w", err)
 			}
 		}
 	}
-	if err := maps[lbMapLedger].Pin(filepath.Join(d.maps(which), lbMapLedger)); err != nil {
+	if err := maps[lbMapLedger].Pin(d.mapPathIn(which, lbMapLedger)); err != nil {
 		return fmt.Errorf("pins: %w", err)
 	}
 	return nil

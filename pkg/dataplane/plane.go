@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -75,12 +76,14 @@ const slotsPerLine = 16
 type Plane struct {
 	program *ebpf.Program
 	// parts are the programs that the first one calls for what few packets are.
-	parts   map[lbPart]*ebpf.Program
-	maps    lbMaps
-	reasons []string
-	limits  Limits
-	seed    Seed
-	random  *rand.Rand
+	parts map[lbPart]*ebpf.Program
+	maps  lbMaps
+	// controlMap holds a variable of the program.
+	controlMap *ebpf.Map
+	reasons    []string
+	limits     Limits
+	seed       Seed
+	random     *rand.Rand
 
 	// pin is where everything outlives the Plane, nil where it does not; adopted
 	// says that it has outlived another one, whose attachments are links.
@@ -231,11 +234,14 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 			p.former = pinned
 		}
 	}
-	var objects lbObjects
+	objects := struct {
+		lbObjects
+		Control *ebpf.Map `ebpf:".data.control"`
+	}{}
 	if err := spec.LoadAndAssign(&objects, &options); err != nil {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
-	p.program, p.maps = objects.Steelyard, objects.lbMaps
+	p.program, p.maps, p.controlMap = objects.Steelyard, objects.lbMaps, objects.Control
 	p.parts = map[lbPart]*ebpf.Program{
 		lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
 		lbPartPART_NAT_FRAGMENT: objects.SteelyardNatFragment, lbPartPART_NAT_ERROR: objects.SteelyardNatError,
@@ -296,10 +302,13 @@ func (p *Plane) adoptPinned() error {
 // Adopted reports whether a former daemon's maps were taken over.
 func (p *Plane) Adopted() bool { return p.adopted }
 
+// mapControl is the section of the variable that tells packets how things stand.
+const mapControl = ".data.control"
+
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapControl: m.Control,
+		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, mapControl: p.controlMap,
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
@@ -356,6 +365,7 @@ func spreadMask(prefix netip.Prefix) uint16 {
 }
 
 func size(spec *ebpf.CollectionSpec, limits Limits) {
+	spec.Maps[mapControl].Flags = unix.BPF_F_MMAPABLE
 	spec.Maps[lbMapLedger].MaxEntries = ledgerPages(limits)
 	spec.Maps[lbMapFlows].MaxEntries = flowBuckets(limits)
 	spec.Maps[lbMapFragments].MaxEntries = fragmentBuckets(limits)
@@ -400,7 +410,7 @@ func slotLines(limits Limits) uint32 { return (limits.Slots + slotsPerLine - 1) 
 
 func (p *Plane) mapMemories() error {
 	var err error
-	if p.control, err = mapMemory[lbControl](p.maps.Control); err != nil {
+	if p.control, err = mapMemory[lbControl](p.controlMap); err != nil {
 		return err
 	}
 	if p.vips, err = mapMemory[lbVipBucket](p.maps.Vips); err != nil {
@@ -466,7 +476,7 @@ func (p *Plane) Close() error {
 		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
 		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(), p.synGiven.close(),
-		p.maps.Close())
+		p.maps.Close(), p.controlMap.Close())
 	errs = append(errs, p.program.Close())
 	for _, part := range p.parts {
 		errs = append(errs, part.Close())

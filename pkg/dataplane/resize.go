@@ -55,7 +55,7 @@ func (p *Plane) carryOver() error {
 // copyRecords copies pools, slots, backends and the clock; the VIP table is built
 // anew by the next Apply.
 func (p *Plane) copyRecords() error {
-	control, err := mapMemory[lbControl](p.former[lbMapControl])
+	control, err := mapMemory[lbControl](p.former[mapControl])
 	if err != nil {
 		return err
 	}
