@@ -18,7 +18,7 @@ AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECT
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
-C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h)
+C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h tools/*/*/*.c tools/*/*/*.h)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 LAB = go run $(AS_ROOT) ./tools/lab $(if $(MODE),--mode $(MODE))
