@@ -294,7 +294,7 @@ func TestNetTakesOffWhatIsNotMeasured(t *testing.T) {
 // In the other order, all flows have their turn all the same.
 func TestShuffleMissesNoFlow(t *testing.T) {
 	for _, flows := range []uint64{1, 2, 3, 4, 10, 999, 1000, 100_000} {
-		seen, stride := map[uint64]bool{}, shuffle(flows)
+		seen, stride := map[uint64]bool{}, subject.Shuffle(flows)
 		for at := uint64(0); !seen[at]; at = (at + stride) % flows {
 			seen[at] = true
 		}

@@ -134,7 +134,7 @@ func (r *rig) warm(programs []program, flows uint32) error {
 		packets := uint32(1000)
 		if p.measured() && !r.testCase.fresh() {
 			packets = max(packets, flows)
-			if err := r.generator.Stride.Set(shuffle(uint64(flows))); err != nil {
+			if err := r.generator.Stride.Set(subject.Shuffle(uint64(flows))); err != nil {
 				return err
 			}
 		}
@@ -146,24 +146,6 @@ func (r *rig) warm(programs []program, flows uint32) error {
 		}
 	}
 	return r.generator.Stride.Set(uint64(1))
-}
-
-// shuffle is a stride that leads to every flow, far from the one before.
-func shuffle(flows uint64) uint64 {
-	golden := (math.Sqrt(5) - 1) / 2
-	for stride := uint64(float64(flows) * golden); stride > 1; stride-- {
-		if gcd(stride, flows) == 1 {
-			return stride
-		}
-	}
-	return min(1, flows-1)
-}
-
-func gcd(a, b uint64) uint64 {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
 }
 
 // open begins the flows of a VIP that translates, and learns the answers where the

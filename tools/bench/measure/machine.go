@@ -36,21 +36,32 @@ func ThisMachine(cpu int) Machine {
 	return m
 }
 
-// Pin keeps this thread on one CPU and returns which; a negative
-// one is the last that is allowed.
-func Pin(cpu int) (int, error) {
+// CPUs are the numbers of those that this thread may run on.
+func CPUs() ([]int, error) {
 	var set unix.CPUSet
-	if cpu < 0 {
-		if err := unix.SchedGetaffinity(0, &set); err != nil {
-			return 0, fmt.Errorf("ask for the CPUs to run on: %w", err)
-		}
-		for i := range len(set) * 64 {
-			if set.IsSet(i) {
-				cpu = i
-			}
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("ask for the CPUs to run on: %w", err)
+	}
+	var cpus []int
+	for i := range len(set) * 64 {
+		if set.IsSet(i) {
+			cpus = append(cpus, i)
 		}
 	}
-	set.Zero()
+	return cpus, nil
+}
+
+// Pin keeps this thread on one CPU and returns which; a negative one is the last that is
+// allowed.
+func Pin(cpu int) (int, error) {
+	if cpu < 0 {
+		cpus, err := CPUs()
+		if err != nil {
+			return 0, err
+		}
+		cpu = cpus[len(cpus)-1]
+	}
+	var set unix.CPUSet
 	set.Set(cpu)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return 0, fmt.Errorf("run on CPU %d: %w; choose another with -cpu", cpu, err)

@@ -3,6 +3,7 @@ package subject
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 
 	"github.com/cilium/ebpf"
 )
@@ -27,4 +28,22 @@ func (c *Case) SetUp(generator *ebpf.CollectionSpec) error {
 		}
 	}
 	return nil
+}
+
+// Shuffle is a stride that leads to every flow, far from the one before.
+func Shuffle(flows uint64) uint64 {
+	golden := (math.Sqrt(5) - 1) / 2
+	for stride := uint64(float64(flows) * golden); stride > 1; stride-- {
+		if gcd(stride, flows) == 1 {
+			return stride
+		}
+	}
+	return min(1, flows-1)
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
