@@ -3,7 +3,6 @@
 #
 #   tools/setup.sh lab        what a lab of network namespaces needs
 #   tools/setup.sh dev        that, and what building, generating and testing need
-#   tools/setup.sh bench      that, and the proxies and the load generator of make throughput
 #   tools/setup.sh kernels    what virtual machines of other kernels need
 #
 # Services that packages bring along (nginx, prometheus, nsd, haproxy) are neither started nor
@@ -12,17 +11,16 @@ set -eu
 
 lab="iproute2 ethtool nginx-light curl iputils-ping procps jq"
 dev="$lab git gcc libc6-dev clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev
-	bpftool protobuf-compiler prometheus tcpdump iperf3 traceroute nsd knot-dnsutils"
-bench="$dev libnginx-mod-stream haproxy wrk"
+	bpftool protobuf-compiler prometheus tcpdump iperf3 traceroute nsd knot-dnsutils
+	libnginx-mod-stream haproxy wrk"
 kernels="iproute2 ethtool nginx-light qemu-system-x86 xz-utils"
 
 case "${1-}" in
 kernels) wanted=$kernels ;;
 lab) wanted=$lab ;;
 dev) wanted=$dev ;;
-bench) wanted=$bench ;;
 *)
-	echo "usage: tools/setup.sh lab|dev|bench|kernels" >&2
+	echo "usage: tools/setup.sh lab|dev|kernels" >&2
 	exit 2
 	;;
 esac

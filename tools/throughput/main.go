@@ -73,9 +73,9 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unknown argument %q; throughput -h lists the flags", flags.Arg(0))
 	}
-	s.rounds, s.turn, s.webRounds, s.webTurn = 7, 400*time.Millisecond, 7, 2*time.Second
+	s.rounds, s.turn, s.webRounds, s.webTurn = 5, 400*time.Millisecond, 5, 2*time.Second
 	if *quick {
-		s.rounds, s.turn, s.webRounds, s.webTurn = 2, 200*time.Millisecond, 2, time.Second
+		s.rounds, s.turn, s.webRounds, s.webTurn = 3, 100*time.Millisecond, 1, time.Second
 	}
 	return s, nil
 }
@@ -91,7 +91,7 @@ func (s *suite) preflight() error {
 	}
 	for _, program := range []string{"wrk", "nginx", "haproxy"} {
 		if _, err := exec.LookPath(program); err != nil {
-			return fmt.Errorf("%w; tools/setup.sh bench installs it", err)
+			return fmt.Errorf("%w; make setup installs it", err)
 		}
 	}
 	return nil

@@ -42,9 +42,12 @@ func (w *way) close() error {
 
 const (
 	noBalancer    = "no balancer"
+	oneHopMore    = "no balancer, one hop more"
+	bareXDP       = "bare xdp"
 	nginxStream   = "nginx stream"
 	haproxyTCP    = "haproxy tcp"
 	steelyardIPIP = "steelyard dsr-ipip"
+	steelyardL2   = "steelyard dsr-l2"
 )
 
 func paths() []path {
@@ -53,8 +56,10 @@ func paths() []path {
 	}
 	return []path{
 		{noBalancer, openDirect, true},
+		{oneHopMore, openHop, false},
+		{bareXDP, openBare, false},
 		{steelyardIPIP, through(model.ModeDSRIPIP), false},
-		{"steelyard dsr-l2", through(model.ModeDSRL2), false},
+		{steelyardL2, through(model.ModeDSRL2), false},
 		{"steelyard nat", through(model.ModeNAT), false},
 		{"steelyard fullnat", through(model.ModeFullNAT), false},
 		{nginxStream, openNginx, false},
@@ -67,6 +72,26 @@ func openDirect(_ context.Context, s *site) (*way, error) {
 	return &way{targets: s.addresses(), passed: s.received}, s.answerThrough(s.Router)
 }
 
+// openHop does the same, but the router sends the requests through the balancer's namespace,
+// where the kernel forwards them: the way that packets take where there is a balancer of no
+// cost but that of the hop.
+func openHop(_ context.Context, s *site) (w *way, err error) {
+	w = &way{targets: s.addresses(), passed: s.received}
+	route := func(verb string) error {
+		var errs []error
+		for _, b := range s.addresses() {
+			_, err := s.Router.Run("ip", "route", verb, b.String()+"/32", "via", s.Balancer.V4.String())
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}
+	if err := errors.Join(route("add"), s.answerThrough(s.Router)); err != nil {
+		return w, errors.Join(err, route("delete"))
+	}
+	w.later(func() error { return route("delete") })
+	return w, nil
+}
+
 // openSteelyard starts a daemon with one VIP, and prepares the backends as the mode needs
 // it.
 func openSteelyard(ctx context.Context, s *site, mode model.Mode) (w *way, err error) {
@@ -76,10 +101,9 @@ func openSteelyard(ctx context.Context, s *site, mode model.Mode) (w *way, err e
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if err := s.Switch.ReceiveXDP(s.Balancer.Name); err != nil {
+	if err := s.forXDP(w); err != nil {
 		return w, err
 	}
-	w.later(s.plain)
 	daemon, err := startDaemon(ctx, s)
 	if err != nil {
 		return w, err
@@ -103,14 +127,7 @@ func openSteelyard(ctx context.Context, s *site, mode model.Mode) (w *way, err e
 	if mode == model.ModeDSRL2 {
 		options = append(options, "--no-decap")
 	}
-	for _, b := range s.Backends {
-		helper, err := b.BackendHelper(ctx, s.binary, []netip.Addr{s.vip}, []netip.Addr{s.Balancer.V4}, options...)
-		if err != nil {
-			return w, err
-		}
-		w.later(helper.Stop)
-	}
-	return w, nil
+	return w, s.takeVIP(ctx, w, options...)
 }
 
 // startDaemon starts a daemon that knows nothing yet, and leaves nothing behind.

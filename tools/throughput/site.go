@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -25,7 +27,7 @@ type site struct {
 }
 
 func newSite(ctx context.Context, binary string) (_ *site, err error) {
-	l, err := lab.New(lab.Options{Backends: backends, Return: lab.ReturnGateway})
+	l, err := lab.New(lab.Options{Backends: backends, Queues: runtime.NumCPU(), Return: lab.ReturnGateway})
 	if err != nil {
 		return nil, err
 	}
@@ -36,11 +38,8 @@ func newSite(ctx context.Context, binary string) (_ *site, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	for _, h := range s.Hosts() {
-		// Ports for all connections of a turn.
-		if err := h.Sysctl("net/ipv4/ip_local_port_range=1024 65535", "net/ipv4/tcp_tw_reuse=1"); err != nil {
-			return nil, err
-		}
+	if err := s.settings(); err != nil {
+		return nil, err
 	}
 	for _, b := range s.Backends {
 		if _, err := b.Nginx(ctx, lab.Site{BigBytes: bigBytes}); err != nil {
@@ -48,6 +47,22 @@ func newSite(ctx context.Context, binary string) (_ *site, err error) {
 		}
 	}
 	return s, s.plain()
+}
+
+// settings are the hosts' own, whatever the machine has: ports for all connections of a
+// turn, and a congestion control that sets no pace. The switch filters nothing.
+func (s *site) settings() error {
+	for _, h := range s.Hosts() {
+		if err := h.Sysctl("net/ipv4/ip_local_port_range=1024 65535", "net/ipv4/tcp_tw_reuse=1",
+			"net/ipv4/tcp_congestion_control=reno"); err != nil {
+			return err
+		}
+	}
+	// It is there if the kernel has filters for switches.
+	if err := s.Switch.Sysctl("net/bridge/bridge-nf-call-iptables=0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // addresses are those of the web servers.
@@ -63,6 +78,27 @@ func (s *site) addresses() (all []netip.Addr) {
 func (s *site) plain() error {
 	_, err := s.Switch.Run("ip", "link", "set", "dev", s.Balancer.Name, "xdp", "off")
 	return err
+}
+
+// forXDP puts it back, until the way is closed.
+func (s *site) forXDP(w *way) error {
+	if err := s.Switch.ReceiveXDP(s.Balancer.Name); err != nil {
+		return err
+	}
+	w.later(s.plain)
+	return nil
+}
+
+// takeVIP prepares the web servers to answer for the VIP, until the way is closed.
+func (s *site) takeVIP(ctx context.Context, w *way, options ...string) error {
+	for _, b := range s.Backends {
+		helper, err := b.BackendHelper(ctx, s.binary, []netip.Addr{s.vip}, []netip.Addr{s.Balancer.V4}, options...)
+		if err != nil {
+			return err
+		}
+		w.later(helper.Stop)
+	}
+	return nil
 }
 
 // answerThrough makes a host the way of the web servers' answers.

@@ -25,11 +25,13 @@ type throughputEnds struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	throughputMapAnswers      = "answers"
-	throughputMapReturned     = "returned"
+	throughputMapSeen         = "seen"
 	throughputProgCount       = "count"
 	throughputProgGenerator   = "generator"
 	throughputProgSendBack    = "send_back"
+	throughputProgToBackend   = "to_backend"
 	throughputVarAnswering    = "answering"
+	throughputVarBackendMacs  = "backend_macs"
 	throughputVarDestination  = "destination"
 	throughputVarDestinations = "destinations"
 	throughputVarFlows        = "flows"
@@ -37,10 +39,12 @@ const (
 	throughputVarGenerated    = "generated"
 	throughputVarHeader       = "header"
 	throughputVarIpv6         = "ipv6"
+	throughputVarOwnMac       = "own_mac"
 	throughputVarPort         = "port"
 	throughputVarReversed     = "reversed"
 	throughputVarStride       = "stride"
 	throughputVarTurn         = "turn"
+	throughputVarVip          = "vip"
 )
 
 // loadThroughput returns the embedded CollectionSpec for throughput.
@@ -88,14 +92,15 @@ type throughputProgramSpecs struct {
 	Count     *ebpf.ProgramSpec `ebpf:"count"`
 	Generator *ebpf.ProgramSpec `ebpf:"generator"`
 	SendBack  *ebpf.ProgramSpec `ebpf:"send_back"`
+	ToBackend *ebpf.ProgramSpec `ebpf:"to_backend"`
 }
 
 // throughputMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type throughputMapSpecs struct {
-	Answers  *ebpf.MapSpec `ebpf:"answers"`
-	Returned *ebpf.MapSpec `ebpf:"returned"`
+	Answers *ebpf.MapSpec `ebpf:"answers"`
+	Seen    *ebpf.MapSpec `ebpf:"seen"`
 }
 
 // throughputVariableSpecs contains global variables before they are loaded into the kernel.
@@ -103,6 +108,7 @@ type throughputMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type throughputVariableSpecs struct {
 	Answering    *ebpf.VariableSpec `ebpf:"answering"`
+	BackendMacs  *ebpf.VariableSpec `ebpf:"backend_macs"`
 	Destination  *ebpf.VariableSpec `ebpf:"destination"`
 	Destinations *ebpf.VariableSpec `ebpf:"destinations"`
 	Flows        *ebpf.VariableSpec `ebpf:"flows"`
@@ -110,10 +116,12 @@ type throughputVariableSpecs struct {
 	Generated    *ebpf.VariableSpec `ebpf:"generated"`
 	Header       *ebpf.VariableSpec `ebpf:"header"`
 	Ipv6         *ebpf.VariableSpec `ebpf:"ipv6"`
+	OwnMac       *ebpf.VariableSpec `ebpf:"own_mac"`
 	Port         *ebpf.VariableSpec `ebpf:"port"`
 	Reversed     *ebpf.VariableSpec `ebpf:"reversed"`
 	Stride       *ebpf.VariableSpec `ebpf:"stride"`
 	Turn         *ebpf.VariableSpec `ebpf:"turn"`
+	Vip          *ebpf.VariableSpec `ebpf:"vip"`
 }
 
 // throughputObjects contains all objects after they have been loaded into the kernel.
@@ -136,14 +144,14 @@ func (o *throughputObjects) Close() error {
 //
 // It can be passed to loadThroughputObjects or ebpf.CollectionSpec.LoadAndAssign.
 type throughputMaps struct {
-	Answers  *ebpf.Map `ebpf:"answers"`
-	Returned *ebpf.Map `ebpf:"returned"`
+	Answers *ebpf.Map `ebpf:"answers"`
+	Seen    *ebpf.Map `ebpf:"seen"`
 }
 
 func (m *throughputMaps) Close() error {
 	return _ThroughputClose(
 		m.Answers,
-		m.Returned,
+		m.Seen,
 	)
 }
 
@@ -152,6 +160,7 @@ func (m *throughputMaps) Close() error {
 // It can be passed to loadThroughputObjects or ebpf.CollectionSpec.LoadAndAssign.
 type throughputVariables struct {
 	Answering    *ebpf.Variable `ebpf:"answering"`
+	BackendMacs  *ebpf.Variable `ebpf:"backend_macs"`
 	Destination  *ebpf.Variable `ebpf:"destination"`
 	Destinations *ebpf.Variable `ebpf:"destinations"`
 	Flows        *ebpf.Variable `ebpf:"flows"`
@@ -159,10 +168,12 @@ type throughputVariables struct {
 	Generated    *ebpf.Variable `ebpf:"generated"`
 	Header       *ebpf.Variable `ebpf:"header"`
 	Ipv6         *ebpf.Variable `ebpf:"ipv6"`
+	OwnMac       *ebpf.Variable `ebpf:"own_mac"`
 	Port         *ebpf.Variable `ebpf:"port"`
 	Reversed     *ebpf.Variable `ebpf:"reversed"`
 	Stride       *ebpf.Variable `ebpf:"stride"`
 	Turn         *ebpf.Variable `ebpf:"turn"`
+	Vip          *ebpf.Variable `ebpf:"vip"`
 }
 
 // throughputPrograms contains all programs after they have been loaded into the kernel.
@@ -172,6 +183,7 @@ type throughputPrograms struct {
 	Count     *ebpf.Program `ebpf:"count"`
 	Generator *ebpf.Program `ebpf:"generator"`
 	SendBack  *ebpf.Program `ebpf:"send_back"`
+	ToBackend *ebpf.Program `ebpf:"to_backend"`
 }
 
 func (p *throughputPrograms) Close() error {
@@ -179,6 +191,7 @@ func (p *throughputPrograms) Close() error {
 		p.Count,
 		p.Generator,
 		p.SendBack,
+		p.ToBackend,
 	)
 }
 

@@ -194,6 +194,18 @@ func (w *wire) sendFor(length time.Duration) error {
 	return errors.Join(results...)
 }
 
+// seen is how many frames came back, or were sent on.
+func (o *throughputObjects) seen() (n uint64, err error) {
+	var perCPU []uint64
+	if err := o.Seen.Lookup(uint32(0), &perCPU); err != nil {
+		return 0, fmt.Errorf("frames counted: %w", err)
+	}
+	for _, one := range perCPU {
+		n += one
+	}
+	return n, nil
+}
+
 // counts are all counters so far.
 func (w *wire) counts(p *loaded) (t turn, err error) {
 	for _, g := range w.generators {
@@ -203,12 +215,8 @@ func (w *wire) counts(p *loaded) (t turn, err error) {
 		}
 		t.generated += n
 	}
-	var perCPU []uint64
-	if err := w.generators[0].Returned.Lookup(uint32(0), &perCPU); err != nil {
+	if t.returned, err = w.generators[0].seen(); err != nil {
 		return t, err
-	}
-	for _, n := range perCPU {
-		t.returned += n
 	}
 	if p.subject != nil {
 		t.tally, err = p.subject.Tally()
