@@ -50,10 +50,12 @@ func newSite(ctx context.Context, binary string) (_ *site, err error) {
 }
 
 // settings are the hosts' own, whatever the machine has: ports for all connections of a
-// turn, and a congestion control that sets no pace. The switch filters nothing.
+// turn, time stamps by which a server can tell that one which it waits to forget has been
+// succeeded by another, whatever path that takes, and a congestion control that sets no
+// pace. The switch filters nothing.
 func (s *site) settings() error {
 	for _, h := range s.Hosts() {
-		if err := h.Sysctl("net/ipv4/ip_local_port_range=1024 65535", "net/ipv4/tcp_tw_reuse=1",
+		if err := h.Sysctl("net/ipv4/ip_local_port_range=1024 65535", "net/ipv4/tcp_timestamps=2",
 			"net/ipv4/tcp_congestion_control=reno"); err != nil {
 			return err
 		}
