@@ -74,11 +74,12 @@ int to_backend(struct xdp_md *ctx)
 	struct ethhdr *eth = (void *)(long)ctx->data;
 	struct iphdr *ip = (void *)(eth + 1);
 	struct tcphdr *tcp = (void *)(ip + 1);
+	bool second;
 
 	if ((void *)(tcp + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP) || ip->daddr != vip)
 		return XDP_PASS;
 	/* The kernel gives connections every second port. */
-	u32 second = bpf_ntohs(tcp->source) >> 1 & 1;
+	second = bpf_ntohs(tcp->source) >> 1 & 1;
 
 	for (int i = 0; i < ETH_ALEN; i++) {
 		eth->h_source[i] = own_mac[i];
