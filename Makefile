@@ -18,13 +18,13 @@ AS_ROOT := -exec "sudo env PATH=$$PATH STEELYARD_CONNECTIONS=$$STEELYARD_CONNECT
 endif
 
 UNIT := ./cmd/... ./pkg/... ./tools/...
-C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h)
+C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h tools/*/*/*.c tools/*/*/*.h)
 # The version comes from here, so that a build needs no git.
 GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 LAB = go run $(AS_ROOT) ./tools/lab $(if $(MODE),--mode $(MODE))
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench sim clean install setup setup-lab \
+	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench throughput sim clean install setup setup-lab \
 	setup-kernels
 
 help: ## list the targets
@@ -51,7 +51,7 @@ test: setup build ## run all tests, end to end included
 	@$(MAKE) --no-print-directory test-unit
 	@$(MAKE) --no-print-directory test-e2e
 
-test-unit: ## run the tests of the packages, with the race detector
+test-unit: build ## run the tests of the packages, with the race detector
 	CGO_ENABLED=1 go test -race -timeout 10m $(GOTESTFLAGS) $(AS_ROOT) $(UNIT)
 
 test-e2e: build build-next ## run the tests of the built binary in network namespaces
@@ -95,6 +95,9 @@ check-generated: setup ## fail if generated code is out of date
 
 bench: setup build ## measure the packet path and write docs/performance.md; BENCH=-quick: a short run that writes nothing
 	go run $(AS_ROOT) ./tools/bench $(or $(BENCH),-json docs/performance.json -page docs/performance.md)
+
+throughput: setup build ## measure packets and HTTP requests per second and write docs/throughput.md; THROUGHPUT=-quick: a short run that writes nothing
+	go run $(AS_ROOT) ./tools/throughput $(or $(THROUGHPUT),-json docs/throughput.json -page docs/throughput.md)
 
 sim: setup ## count the connections that churn breaks in a tenth of a large fleet's; FULL=1: in all
 	@go run ./tools/fluxsim -scale $(if $(FULL),1,0.1)

@@ -5,13 +5,14 @@
 #   tools/setup.sh dev        that, and what building, generating and testing need
 #   tools/setup.sh kernels    what virtual machines of other kernels need
 #
-# Services that packages bring along (nginx, prometheus, nsd) are neither started nor
+# Services that packages bring along (nginx, prometheus, nsd, haproxy) are neither started nor
 # enabled: only their programs are used.
 set -eu
 
 lab="iproute2 ethtool nginx-light curl iputils-ping procps jq"
 dev="$lab git gcc libc6-dev clang-19 clang-format-19 llvm-19 libbpf-dev linux-libc-dev
-	bpftool protobuf-compiler prometheus tcpdump iperf3 traceroute nsd knot-dnsutils"
+	bpftool protobuf-compiler prometheus tcpdump iperf3 traceroute nsd knot-dnsutils
+	libnginx-mod-stream haproxy wrk"
 kernels="iproute2 ethtool nginx-light qemu-system-x86 xz-utils"
 
 case "${1-}" in
@@ -91,7 +92,7 @@ if ! apt install --no-install-recommends $missing; then
 fi
 
 # The shield keeps a service from starting now; this, at the next boot.
-for service in nginx prometheus iperf3 nsd; do
+for service in nginx prometheus iperf3 nsd haproxy; do
 	case "$missing " in
 	*" $service "* | *" $service-light "*)
 		if command -v systemctl >/dev/null; then

@@ -16,6 +16,8 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/tools/bench/measure"
+	"github.com/steelyard-lb/steelyard/tools/bench/subject"
 )
 
 func newTestRig(t *testing.T, c testCase, flows uint64) *rig {
@@ -127,10 +129,10 @@ func TestWrongSetUpFails(t *testing.T) {
 		c       testCase
 		classic bool
 	}{
-		{"to no VIP", change("tcp4 dsr-ipip", func(c *testCase) { c.packets = foreign }), true},
-		{"to a VIP", change("tcp4 not ours", func(c *testCase) { c.packets = requests }), true},
+		{"to no VIP", change("tcp4 dsr-ipip", func(c *testCase) { c.Packets = subject.Foreign }), true},
+		{"to a VIP", change("tcp4 not ours", func(c *testCase) { c.Packets = subject.Requests }), true},
 		{"known, not warmed", caseNamed(t, "tcp4 dsr-ipip tracking always"), true},
-		{"new, and not remembered", change("tcp4 dsr-ipip new flows", func(c *testCase) { c.tracking = model.TrackingFlux }), false},
+		{"new, and not remembered", change("tcp4 dsr-ipip new flows", func(c *testCase) { c.Tracking = model.TrackingFlux }), false},
 		{"without connection", caseNamed(t, "tcp4 fullnat"), false},
 	} {
 		t.Run(w.fault, func(t *testing.T) {
@@ -168,15 +170,15 @@ func output(t *testing.T, r *rig, p *program, times uint32) []byte {
 // What a run puts before the frame is off again in the next, and flow 0 is the
 // frame that the control side made.
 func TestFramesAreRestored(t *testing.T) {
-	for name, growth := range map[string]int{"tcp4 dsr-ipip": ipv4Length, "tcp6 dsr-ipip": ipv6Length} {
+	for name, growth := range map[string]int{"tcp4 dsr-ipip": subject.IPv4Length, "tcp6 dsr-ipip": subject.IPv6Length} {
 		r := newTestRig(t, caseNamed(t, name), 3)
 		for _, p := range []string{nameFloor, nameSteelyard, nameClassic} {
 			if err := r.setFlows(3); err != nil {
 				t.Fatal(err)
 			}
 			once := output(t, r, programNamed(t, p), 1)
-			if len(once) != frameLength+growth {
-				t.Errorf("%s, %s: %d bytes, want %d", name, p, len(once), frameLength+growth)
+			if len(once) != subject.FrameLength+growth {
+				t.Errorf("%s, %s: %d bytes, want %d", name, p, len(once), subject.FrameLength+growth)
 			}
 			// Three flows on, it is the turn of the first again.
 			if again := output(t, r, programNamed(t, p), 3); !bytes.Equal(once, again) {
@@ -188,15 +190,15 @@ func TestFramesAreRestored(t *testing.T) {
 
 // Both load balancers use all backends.
 func TestBackendsShareFlows(t *testing.T) {
-	const outerDestination, flows = ethernetLength + 16, 2000
+	const outerDestination, flows = subject.EthernetLength + 16, 2000
 	r := newTestRig(t, caseNamed(t, "tcp4 dsr-ipip"), flows)
 	for _, p := range []string{nameSteelyard, nameClassic} {
 		backends := map[string]bool{}
 		for range flows {
 			backends[string(output(t, r, programNamed(t, p), 1)[outerDestination:][:4])] = true
 		}
-		if len(backends) != backendsPerPool {
-			t.Errorf("%s: %d backends, want %d", p, len(backends), backendsPerPool)
+		if len(backends) != subject.BackendsPerPool {
+			t.Errorf("%s: %d backends, want %d", p, len(backends), subject.BackendsPerPool)
 		}
 	}
 }
@@ -220,7 +222,7 @@ func TestFlowsDiffer(t *testing.T) {
 		if len(sources) != flows {
 			t.Errorf("%s: %d sources, want %d", name, len(sources), flows)
 		}
-		if got, most := len(destinations), min(flows, c.vips); c.packets == requests && (got > most || got < most*3/4) {
+		if got, most := len(destinations), min(flows, c.VIPs); c.Packets == subject.Requests && (got > most || got < most*3/4) {
 			t.Errorf("%s: %d destinations of %d", name, got, most)
 		}
 	}
@@ -228,9 +230,9 @@ func TestFlowsDiffer(t *testing.T) {
 
 // ends are the addresses and ports of a frame, and turned round.
 func ends(c *testCase, frame []byte) (forth, back string) {
-	at, length := ethernetLength+12, 4
-	if c.ipv6 {
-		at, length = ethernetLength+8, 16
+	at, length := subject.EthernetLength+12, 4
+	if c.IPv6 {
+		at, length = subject.EthernetLength+8, 16
 	}
 	from, to, ports := frame[at:][:length], frame[at+length:][:length], frame[at+2*length:]
 	sprint := func(from, to, source, destination []byte) string {
@@ -268,7 +270,7 @@ func TestRepliesAreToTheFlows(t *testing.T) {
 }
 
 func TestNetTakesOffWhatIsNotMeasured(t *testing.T) {
-	r := row{Results: map[string]spread{nameGenerator: {Median: 40}, nameFloor: {Median: 50}, nameTail: {Median: 41},
+	r := row{Results: map[string]measure.Spread{nameGenerator: {Median: 40}, nameFloor: {Median: 50}, nameTail: {Median: 41},
 		nameSteelyard: {Median: 65}, nameClassic: {Median: 137}}}
 	if net, ok := r.net(nameSteelyard); !ok || net != 24 {
 		t.Errorf("net %v, want 24", net)
@@ -292,7 +294,7 @@ func TestNetTakesOffWhatIsNotMeasured(t *testing.T) {
 // In the other order, all flows have their turn all the same.
 func TestShuffleMissesNoFlow(t *testing.T) {
 	for _, flows := range []uint64{1, 2, 3, 4, 10, 999, 1000, 100_000} {
-		seen, stride := map[uint64]bool{}, shuffle(flows)
+		seen, stride := map[uint64]bool{}, subject.Shuffle(flows)
 		for at := uint64(0); !seen[at]; at = (at + stride) % flows {
 			seen[at] = true
 		}
@@ -303,10 +305,10 @@ func TestShuffleMissesNoFlow(t *testing.T) {
 }
 
 func TestMedian(t *testing.T) {
-	if got, want := newSpread([]float64{9, 1, 3}), (spread{Median: 3, Min: 1, Max: 9}); got != want {
+	if got, want := measure.NewSpread([]float64{9, 1, 3}), (measure.Spread{Median: 3, Min: 1, Max: 9}); got != want {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if got := newSpread([]float64{4, 1, 2, 9}).Median; got != 3 {
+	if got := measure.NewSpread([]float64{4, 1, 2, 9}).Median; got != 3 {
 		t.Errorf("median of an even number: %v, want 3", got)
 	}
 }

@@ -22,5 +22,4 @@
 // the sizes of the programs, with limits.
 package main
 
-//go:generate go tool bpf2go -cc clang-19 -go-package main -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -I../../bpf -I../../bpf/headers -Wall -Wextra -Werror" bench bench.bpf.c
-//go:generate go tool bpf2go -cc clang-19 -go-package main -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -I../../bpf -I../../bpf/headers -Wall -Wextra -Werror" classic classic.bpf.c
+//go:generate go tool bpf2go -cc clang-19 -go-package main -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -Isubject -I../../bpf -I../../bpf/headers -Wall -Wextra -Werror" bench bench.bpf.c

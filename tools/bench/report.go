@@ -1,31 +1,22 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"runtime"
 	"strings"
 	"text/tabwriter"
 
-	"golang.org/x/sys/unix"
+	"github.com/steelyard-lb/steelyard/tools/bench/measure"
 )
 
 // report is everything that was measured. Times are in nanoseconds per packet.
 type report struct {
-	Machine   machineInfo
+	Machine   measure.Machine
 	Rounds    int
 	Packets   uint32
 	Programs  []programInfo
 	Structure []programSize
 	Rows      []row
-}
-
-type machineInfo struct {
-	Kernel, CPU string
-	// CPUs are those that the machine has, PinnedTo is the number of that which did the work.
-	CPUs, PinnedTo int
 }
 
 // programInfo is a program and whether it is a load balancer.
@@ -41,7 +32,7 @@ type row struct {
 	// Fresh says that every packet began another flow.
 	Fresh bool
 	// Results by name of program, all with the generator's cost in them.
-	Results map[string]spread
+	Results map[string]measure.Spread
 }
 
 // net is what a measured program costs by itself: without generator and tail call. It
@@ -167,36 +158,4 @@ func (r *report) results() []result {
 }
 
 // save writes the results as JSON, one to a line.
-func (r *report) save(file string) error {
-	var b strings.Builder
-	for i, result := range r.results() {
-		line, err := json.Marshal(result)
-		if err != nil {
-			return err
-		}
-		b.WriteString(map[bool]string{true: "[\n  ", false: ",\n  "}[i == 0])
-		b.Write(line)
-	}
-	b.WriteString("\n]\n")
-	return os.WriteFile(file, []byte(b.String()), 0o644)
-}
-
-// machine describes the machine, as far as it tells.
-func machine(cpu int) machineInfo {
-	m := machineInfo{CPU: "unknown CPU", Kernel: "unknown", CPUs: runtime.NumCPU(), PinnedTo: cpu}
-	var name unix.Utsname
-	if unix.Uname(&name) == nil {
-		m.Kernel = unix.ByteSliceToString(name.Release[:])
-	}
-	info, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return m
-	}
-	for line := range strings.Lines(string(info)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			m.CPU = strings.TrimSpace(value)
-			break
-		}
-	}
-	return m
-}
+func (r *report) save(file string) error { return measure.SaveJSON(file, r.results()) }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -10,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/tools/bench/subject"
 )
 
 // rig is what a case needs: the generator with its frame, and the load balancers with
@@ -18,25 +19,7 @@ type rig struct {
 	testCase  testCase
 	generator benchObjects
 	frame     []byte
-	subjects  map[string]subject
-}
-
-// subject is a load balancer under test.
-type subject interface {
-	Program() *ebpf.Program
-	// tally says what it has done so far.
-	tally() (tally, error)
-	Close() error
-}
-
-// tally counts what became of packets.
-type tally struct {
-	// expected fared as the case says, others did not.
-	expected, others uint64
-	// begun are flows that were not known before.
-	begun uint64
-	// where says what became of others.
-	where []string
+	subjects  map[string]subject.Subject
 }
 
 // program is what takes its turn in a round.
@@ -48,7 +31,7 @@ type program struct {
 	// there can be none, one that does nothing.
 	calls bool
 	// load makes the subject with room for so many flows, nil if there can be none.
-	load func(testCase, uint64) (subject, error)
+	load func(subject.Case, uint64) (subject.Subject, error)
 }
 
 const (
@@ -73,8 +56,8 @@ func programs() []program {
 			return r.testCase.floor(&r.generator)
 		}},
 		{name: nameTail, entry: call, calls: true},
-		{name: nameSteelyard, entry: call, calls: true, load: newSteelyard},
-		{name: nameClassic, calls: true, load: newClassic, entry: func(r *rig) *ebpf.Program {
+		{name: nameSteelyard, entry: call, calls: true, load: subject.NewSteelyard},
+		{name: nameClassic, calls: true, load: subject.NewClassic, entry: func(r *rig) *ebpf.Program {
 			if r.testCase.alone {
 				return nil
 			}
@@ -85,7 +68,7 @@ func programs() []program {
 
 // newRig loads what a case needs, with room for flows.
 func newRig(c testCase, programs []program, flows uint64) (*rig, error) {
-	r := &rig{testCase: c, frame: c.frame(), subjects: map[string]subject{}}
+	r := &rig{testCase: c, frame: c.Frame(), subjects: map[string]subject.Subject{}}
 	if err := r.loadGenerator(flows); err != nil {
 		return nil, err
 	}
@@ -94,7 +77,7 @@ func newRig(c testCase, programs []program, flows uint64) (*rig, error) {
 		if !p.measured() || p.entry(r) == nil {
 			continue
 		}
-		s, err := p.load(c, flows)
+		s, err := p.load(c.Case, flows)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("program %s: %w", p.name, err), r.close())
 		}
@@ -108,24 +91,10 @@ func (r *rig) loadGenerator(flows uint64) error {
 	if err != nil {
 		return err
 	}
-	c := &r.testCase
-	target := c.target()
-	var wirePort [2]byte
-	binary.BigEndian.PutUint16(wirePort[:], target.Port())
-	for name, value := range map[string]any{
-		"frame":        frameWords(r.frame),
-		"header":       c.header(),
-		"ipv6":         c.ipv6,
-		"reversed":     c.packets == errorsICMP,
-		"destination":  addressEnd(target.Addr()),
-		"destinations": c.destinations(),
-		"port":         wirePort,
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("generator: %s: %w", name, err)
-		}
+	if err := r.testCase.SetUp(spec); err != nil {
+		return err
 	}
-	if c.packets == replies {
+	if r.testCase.Packets == subject.Replies {
 		spec.Maps["answers"].MaxEntries = uint32(flows)
 	}
 	if err := spec.LoadAndAssign(&r.generator, nil); err != nil {
@@ -165,7 +134,7 @@ func (r *rig) warm(programs []program, flows uint32) error {
 		packets := uint32(1000)
 		if p.measured() && !r.testCase.fresh() {
 			packets = max(packets, flows)
-			if err := r.generator.Stride.Set(shuffle(uint64(flows))); err != nil {
+			if err := r.generator.Stride.Set(subject.Shuffle(uint64(flows))); err != nil {
 				return err
 			}
 		}
@@ -179,37 +148,19 @@ func (r *rig) warm(programs []program, flows uint32) error {
 	return r.generator.Stride.Set(uint64(1))
 }
 
-// shuffle is a stride that leads to every flow, far from the one before.
-func shuffle(flows uint64) uint64 {
-	golden := (math.Sqrt(5) - 1) / 2
-	for stride := uint64(float64(flows) * golden); stride > 1; stride-- {
-		if gcd(stride, flows) == 1 {
-			return stride
-		}
-	}
-	return min(1, flows-1)
-}
-
-func gcd(a, b uint64) uint64 {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
-}
-
 // open begins the flows of a VIP that translates, and learns the answers where the
 // case's packets are those.
 func (r *rig) open(flows uint32) error {
 	c := &r.testCase
-	if !c.translates() || c.fresh() {
+	if !c.Translates() || c.fresh() {
 		return nil
 	}
 	entry, packets := r.generator.Call, flows
-	if c.packets == replies {
+	if c.Packets == subject.Replies {
 		// The answer to the last one is learnt in the run after it.
 		entry, packets = r.generator.CallAndLearn, flows+1
 	}
-	opener := frameWords(newFrame(c.target(), c.protocol, true))
+	opener := subject.FrameWords(subject.NewFrame(c.Target(), c.Protocol, true))
 	if err := errors.Join(r.generator.Answering.Set(false), r.generator.Frame.Set(opener)); err != nil {
 		return err
 	}
@@ -219,7 +170,7 @@ func (r *rig) open(flows uint32) error {
 	if _, err := r.run(entry, packets); err != nil {
 		return err
 	}
-	return errors.Join(r.generator.Frame.Set(frameWords(r.frame)), r.generator.Answering.Set(c.packets == replies))
+	return errors.Join(r.generator.Frame.Set(subject.FrameWords(r.frame)), r.generator.Answering.Set(c.Packets == subject.Replies))
 }
 
 // put puts in place what a program calls.
@@ -282,7 +233,7 @@ func (r *rig) measure(p *program, packets uint32) (float64, error) {
 
 // counts are the generator's and the program's counters at one moment.
 type counts struct {
-	tally
+	subject.Tally
 	generated uint64
 }
 
@@ -291,7 +242,7 @@ func (r *rig) count(p *program) (c counts, err error) {
 		return counts{}, err
 	}
 	if p.measured() {
-		c.tally, err = r.subjects[p.name].tally()
+		c.Tally, err = r.subjects[p.name].Tally()
 	}
 	return c, err
 }
@@ -306,13 +257,13 @@ func (r *rig) check(p *program, verdict uint32, generated uint64, before, after 
 		}
 		return nil
 	}
-	if n := after.expected - before.expected; n != generated {
-		return fmt.Errorf("%d packets of %d fared as the case says; of those before and now, others: %s", n, generated, strings.Join(after.where, ", "))
+	if n := after.Expected - before.Expected; n != generated {
+		return fmt.Errorf("%d packets of %d fared as the case says; of those before and now, others: %s", n, generated, strings.Join(after.Where, ", "))
 	}
 	if want := r.verdict(p); verdict != want {
 		return fmt.Errorf("verdict %d, want %d", verdict, want)
 	}
-	begun := after.begun - before.begun
+	begun := after.Begun - before.Begun
 	if known := generated - min(begun, generated); r.testCase.fresh() && known > generated/100 {
 		return fmt.Errorf("only %d packets of %d began a flow", begun, generated)
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/steelyard-lb/steelyard/tools/bench/subject"
 )
 
 // wayOut is the interface behind which all clients are, for packets whose way the
@@ -45,16 +47,8 @@ func enterSpace() error {
 		return err
 	}
 	return errors.Join(
-		routeAll(out, "203.0.113.2/30", "0.0.0.0/0", gateway(false)),
-		routeAll(out, "2001:db8::2/126", "::/0", gateway(true)))
-}
-
-// gateway is the router behind the way out.
-func gateway(ipv6 bool) netip.Addr {
-	if ipv6 {
-		return netip.MustParseAddr("2001:db8::1")
-	}
-	return netip.MustParseAddr("203.0.113.1")
+		routeAll(out, "203.0.113.2/30", "0.0.0.0/0", subject.Router(false)),
+		routeAll(out, "2001:db8::2/126", "::/0", subject.Router(true)))
 }
 
 // routeAll gives an interface an address and makes a router behind it the way to all. The

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/tools/bench/subject"
 )
 
 // programSize is what the kernel made of a program: figures that do not depend on
@@ -46,7 +47,7 @@ func limits() []limit {
 // structure describes the load balancers' programs, loaded with room for few flows and
 // with every feature that a case needs.
 func structure() ([]programSize, error) {
-	c := testCase{protocol: model.TCP, mode: model.ModeFullNAT, vips: 1, tracking: model.TrackingAlways, affinity: model.DefaultAffinity()}
+	c := subject.Case{Protocol: model.TCP, Mode: model.ModeFullNAT, VIPs: 1, Tracking: model.TrackingAlways, Affinity: model.DefaultAffinity(), Link: "lo"}
 	var sizes []programSize
 	for _, p := range programs() {
 		if !p.measured() {
@@ -78,6 +79,36 @@ func sizesOf(main *ebpf.Program) ([]programSize, error) {
 	}
 	slices.SortFunc(sizes, func(a, b programSize) int { return strings.Compare(a.Name, b.Name) })
 	return sizes, err
+}
+
+// programsOf finds the programs that a program calls: those in the arrays of
+// programs that it uses. The caller closes them.
+func programsOf(main *ebpf.Program) ([]*ebpf.Program, error) {
+	info, err := main.Info()
+	if err != nil {
+		return nil, err
+	}
+	ids, _ := info.MapIDs()
+	var called []*ebpf.Program
+	for _, id := range ids {
+		m, err := ebpf.NewMapFromID(id)
+		if err != nil {
+			return called, err
+		}
+		defer m.Close()
+		if m.Type() != ebpf.ProgramArray {
+			continue
+		}
+		var index, program uint32
+		for entries := m.Iterate(); entries.Next(&index, &program); {
+			p, err := ebpf.NewProgramFromID(ebpf.ProgramID(program))
+			if err != nil {
+				return called, err
+			}
+			called = append(called, p)
+		}
+	}
+	return called, nil
 }
 
 func sizeOf(p *ebpf.Program) (programSize, error) {

@@ -8,7 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 
-	"golang.org/x/sys/unix"
+	"github.com/steelyard-lb/steelyard/tools/bench/measure"
 )
 
 // suite is what is measured, and how thoroughly.
@@ -32,12 +32,12 @@ func (s *suite) run() (*report, error) {
 	if err := enterSpace(); err != nil {
 		return nil, err
 	}
-	cpu, err := pin(s.cpu)
+	cpu, err := measure.Pin(s.cpu)
 	if err != nil {
 		return nil, err
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	rep := &report{Machine: machine(cpu), Rounds: s.rounds, Packets: s.packets}
+	rep := &report{Machine: measure.ThisMachine(cpu), Rounds: s.rounds, Packets: s.packets}
 	for _, p := range s.programs {
 		rep.Programs = append(rep.Programs, programInfo{p.name, p.measured()})
 	}
@@ -83,7 +83,7 @@ func (s *suite) runCase(c testCase, rep *report) (err error) {
 }
 
 // runRounds lets the programs take turns.
-func (s *suite) runRounds(r *rig, flows uint32) (map[string]spread, error) {
+func (s *suite) runRounds(r *rig, flows uint32) (map[string]measure.Spread, error) {
 	if err := r.warm(s.programs, flows); err != nil {
 		return nil, err
 	}
@@ -101,41 +101,9 @@ func (s *suite) runRounds(r *rig, flows uint32) (map[string]spread, error) {
 			samples[p.name] = append(samples[p.name], sample)
 		}
 	}
-	results := map[string]spread{}
+	results := map[string]measure.Spread{}
 	for name, values := range samples {
-		results[name] = newSpread(values)
+		results[name] = measure.NewSpread(values)
 	}
 	return results, nil
-}
-
-// pin keeps this thread on one CPU and returns which.
-func pin(cpu int) (int, error) {
-	var set unix.CPUSet
-	if cpu < 0 {
-		if err := unix.SchedGetaffinity(0, &set); err != nil {
-			return 0, fmt.Errorf("ask for the CPUs to run on: %w", err)
-		}
-		for i := range len(set) * 64 {
-			if set.IsSet(i) {
-				cpu = i
-			}
-		}
-	}
-	set.Zero()
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		return 0, fmt.Errorf("run on CPU %d: %w; choose another with -cpu", cpu, err)
-	}
-	return cpu, nil
-}
-
-// spread sums up samples.
-type spread struct {
-	Median, Min, Max float64
-}
-
-func newSpread(samples []float64) spread {
-	sorted := slices.Sorted(slices.Values(samples))
-	n := len(sorted)
-	return spread{Median: (sorted[(n-1)/2] + sorted[n/2]) / 2, Min: sorted[0], Max: sorted[n-1]}
 }

@@ -1,4 +1,4 @@
-package main
+package subject
 
 import (
 	"encoding/binary"
@@ -18,8 +18,8 @@ type classic struct {
 	foreign bool
 }
 
-// newClassic loads the classic program with room for flows.
-func newClassic(c testCase, flows uint64) (subject, error) {
+// NewClassic loads the classic program with room for flows.
+func NewClassic(c Case, flows uint64) (Subject, error) {
 	spec, err := loadClassic()
 	if err != nil {
 		return nil, err
@@ -28,8 +28,8 @@ func newClassic(c testCase, flows uint64) (subject, error) {
 	if err != nil {
 		return nil, err
 	}
-	room := max(c.room, 1<<16)
-	if c.room == 0 {
+	room := max(c.Room, 1<<16)
+	if c.Room == 0 {
 		room = max(room, flows)
 	}
 	services := c.services()
@@ -37,10 +37,10 @@ func newClassic(c testCase, flows uint64) (subject, error) {
 	spec.Maps["flows"].MaxEntries = uint32(room) * uint32(cpus)
 	spec.Maps["services"].MaxEntries = uint32(len(services))
 	spec.Maps["service_counters"].MaxEntries = uint32(len(services))
-	if err := spec.Variables["answers"].Set(c.packets == replies); err != nil {
+	if err := spec.Variables["answers"].Set(c.Packets == Replies); err != nil {
 		return nil, err
 	}
-	s := &classic{foreign: c.packets == foreign}
+	s := &classic{foreign: c.Packets == Foreign}
 	if err := spec.LoadAndAssign(&s.classicObjects, nil); err != nil {
 		return nil, fmt.Errorf("load the classic program: %w", err)
 	}
@@ -52,23 +52,23 @@ func newClassic(c testCase, flows uint64) (subject, error) {
 }
 
 // services are where the packets that it takes go to or, if they are replies, come from.
-func (c *testCase) services() []netip.AddrPort {
+func (c *Case) services() []netip.AddrPort {
 	var all []netip.AddrPort
-	if c.packets == replies {
-		for i := range backendsPerPool {
+	if c.Packets == Replies {
+		for i := range BackendsPerPool {
 			all = append(all, netip.AddrPortFrom(c.backend(1+i).Address, portBackend))
 		}
 		return all
 	}
-	for i := range c.vips {
+	for i := range c.VIPs {
 		all = append(all, netip.AddrPortFrom(c.vip(i), port))
 	}
 	return all
 }
 
-func (s *classic) fill(c testCase, services []netip.AddrPort) error {
+func (s *classic) fill(c Case, services []netip.AddrPort) error {
 	for i, service := range services {
-		key := classicServiceKey{Address: wordsOf(service.Addr()), Protocol: uint8(c.protocol)}
+		key := classicServiceKey{Address: wordsOf(service.Addr()), Protocol: uint8(c.Protocol)}
 		var wire [2]byte
 		binary.BigEndian.PutUint16(wire[:], service.Port())
 		key.Port = binary.LittleEndian.Uint16(wire[:])
@@ -77,7 +77,7 @@ func (s *classic) fill(c testCase, services []netip.AddrPort) error {
 		}
 	}
 	var backends []maglev.Backend
-	for i := range backendsPerPool {
+	for i := range BackendsPerPool {
 		address := c.backend(1 + i).Address
 		backends = append(backends, maglev.Backend{ID: address.String(), Weight: 1})
 		if err := s.Backends.Put(uint32(i), classicBackend{Address: wordsOf(address)}); err != nil {
@@ -106,13 +106,13 @@ func wordsOf(a netip.Addr) (words [4]uint32) {
 
 func (s *classic) Program() *ebpf.Program { return s.Classic }
 
-func (s *classic) tally() (tally, error) {
+func (s *classic) Tally() (Tally, error) {
 	var passed, entered, forwarded uint64
 	if err := s.Passed.Get(&passed); err != nil {
-		return tally{}, err
+		return Tally{}, err
 	}
 	if err := s.Entered.Get(&entered); err != nil {
-		return tally{}, err
+		return Tally{}, err
 	}
 	var number uint32
 	var perCPU []classicCounters
@@ -122,9 +122,9 @@ func (s *classic) tally() (tally, error) {
 			forwarded += c.Packets
 		}
 	}
-	t := tally{expected: forwarded, others: passed, begun: entered, where: []string{fmt.Sprintf("%d passed", passed)}}
+	t := Tally{Expected: forwarded, Others: passed, Begun: entered, Where: []string{fmt.Sprintf("%d passed", passed)}}
 	if s.foreign {
-		t = tally{expected: passed, others: forwarded, where: []string{fmt.Sprintf("%d forwarded", forwarded)}}
+		t = Tally{Expected: passed, Others: forwarded, Where: []string{fmt.Sprintf("%d forwarded", forwarded)}}
 	}
 	return t, entries.Err()
 }
