@@ -62,7 +62,7 @@ func unknown(p *model.Pool, b model.BackendID) (model.Health, time.Time) {
 
 func build(t *testing.T, state model.State, h Health, last State) State {
 	t.Helper()
-	next, err := Build(state, h, time.Time{}, last)
+	next, err := Build(state, h, Nobody, time.Time{}, last)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +304,7 @@ func TestBuildIsIndependentOfOrder(t *testing.T) {
 		}
 		down := rapid.IntRange(0, 9).Draw(t, "down")
 		h := health(map[int]model.Health{down: model.HealthDown})
-		one, err := Build(state, h, time.Time{}, State{})
+		one, err := Build(state, h, Nobody, time.Time{}, State{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +314,7 @@ func TestBuildIsIndependentOfOrder(t *testing.T) {
 			b := shuffled.Pools[i].Backends
 			random.Shuffle(len(b), func(i, j int) { b[i], b[j] = b[j], b[i] })
 		}
-		two, err := Build(shuffled, h, time.Time{}, State{})
+		two, err := Build(shuffled, h, Nobody, time.Time{}, State{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -323,7 +323,7 @@ func TestBuildIsIndependentOfOrder(t *testing.T) {
 				t.Fatalf("pool %s has other owners in another order", one.Pools[i].Name)
 			}
 		}
-		again, err := Build(state, h, time.Time{}, State{})
+		again, err := Build(state, h, Nobody, time.Time{}, State{})
 		if err != nil || !reflect.DeepEqual(one, again) {
 			t.Fatalf("the same input gives another output, %v", err)
 		}
@@ -365,7 +365,7 @@ func TestBuildCarriesVIPs(t *testing.T) {
 func TestBuildFails(t *testing.T) {
 	p := poolOf("bad", backend(1))
 	p.TableSize = 252
-	if _, err := Build(stateOf(p), allUp, time.Time{}, State{}); err == nil {
+	if _, err := Build(stateOf(p), allUp, Nobody, time.Time{}, State{}); err == nil {
 		t.Error("a table size that is not a prime was accepted")
 	}
 }
