@@ -137,6 +137,40 @@ func TestMembers(t *testing.T) {
 	}
 }
 
+// TestFull: who is full has no slots while another has room, and takes flows all the same.
+func TestFull(t *testing.T) {
+	p := poolOf("p", backend(1), backend(2), backend(3))
+	p.Backends[1].MaxConnections = 7
+	for name, c := range map[string]struct {
+		full   []int
+		health Health
+		want   []int
+	}{
+		"nobody":                    {nil, allUp, []int{1, 2, 3}},
+		"one":                       {[]int{2}, allUp, []int{1, 3}},
+		"all":                       {[]int{1, 2, 3}, allUp, []int{1, 2, 3}},
+		"all that are up":           {[]int{1, 2}, health(map[int]model.Health{3: model.HealthDown}), []int{1, 2}},
+		"one, and another is down":  {[]int{1}, health(map[int]model.Health{3: model.HealthDown}), []int{2}},
+		"who is full, and all down": {[]int{1}, allDown, nil},
+	} {
+		full := func(_ string, of model.BackendID) bool {
+			return slices.ContainsFunc(c.full, func(n int) bool { return id(n) == of })
+		}
+		next, err := Build(stateOf(p), c.health, full, time.Time{}, State{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := next.Pool("p")
+		expect(t, got, c.want...)
+		for i, b := range got.Backends {
+			up, _ := c.health(&p, b.ID)
+			if b.Takes != (up == model.HealthUp) || b.MaxConnections != p.Backends[i].MaxConnections {
+				t.Errorf("%s: %+v", name, b)
+			}
+		}
+	}
+}
+
 // TestOnAllDown takes pools through a life of health and changes.
 func TestOnAllDown(t *testing.T) {
 	none := []int(nil)

@@ -302,8 +302,8 @@ func (l *Loop) inUse(pool string, id model.BackendID) bool {
 	if p == nil {
 		return false
 	}
-	_, found := slices.BinarySearchFunc(p.Members, id, func(m forwarding.Member, id model.BackendID) int { return m.ID.Compare(id) })
-	return found
+	i, found := slices.BinarySearchFunc(p.Backends, id, func(b forwarding.Backend, id model.BackendID) int { return b.ID.Compare(id) })
+	return found && p.Backends[i].Takes
 }
 
 func (l *Loop) paths() map[netip.Addr]forwarding.Path {
