@@ -3,9 +3,9 @@
  * Room: how many connections a backend may still be given that has a limit of them.
  *
  * Packets count up only: a connection takes a place while fewer are taken than the ceiling
- * says. What has ended is known from sweeps, after each of which the control plane sets the
- * ceiling anew: to what was taken when the sweep began, and the room that it found. What
- * began before it was found, or has ended; what began later is among what is taken.
+ * says. What has ended is known from sweeps, after each of which the control plane raises the
+ * ceiling to what was taken when the sweep began, and the room that it found. What began
+ * before it was found, or has ended; what began later is among what is taken.
  */
 #pragma once
 

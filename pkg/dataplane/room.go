@@ -25,17 +25,18 @@ type roomed struct {
 	limit uint64
 	// room is its element of the map.
 	room *lbRoom
-	// began is what was taken when the last sweep began, found the connections that it
-	// counted; known says that one has ended since the limit was there.
-	began, found uint64
-	known        bool
+	// found are the connections that the last sweep counted; known says that one has ended
+	// since the limit was there.
+	found uint64
+	known bool
 }
 
 // Room is how many connections a backend has that has a limit of them.
 type Room struct {
 	BackendKey
 	Limit uint64
-	// Counted are those that the last sweep found and that have begun since.
+	// Counted are those that may be there: what the last sweep has found and what has begun
+	// since, whether it has ended or not.
 	Counted uint64
 	// Full: a new one would be refused.
 	Full bool
@@ -49,7 +50,11 @@ func (p *Plane) Rooms() []Room {
 			continue
 		}
 		taken, ceiling := atomic.LoadUint64(&r.room.Taken), atomic.LoadUint64(&r.room.Ceiling)
-		out = append(out, Room{r.key, r.limit, r.found + taken - r.began, taken >= ceiling})
+		room := Room{r.key, r.limit, max(r.limit, r.found), taken >= ceiling}
+		if !room.Full {
+			room.Counted = r.limit - min(r.limit, ceiling-taken)
+		}
+		out = append(out, room)
 	}
 	return out
 }
@@ -164,19 +169,22 @@ func (p *Plane) countTranslation(s *sweep, t translation) {
 	s.counted[r]++
 }
 
-// endCount gives every backend with a limit the room that a sweep has found. Who came after
-// that had begun is in both counts, what is found and what is taken, until the next one.
+// endCount gives every backend with a limit the room that a sweep has found. A ceiling is
+// never lowered: by what was found then it holds for good. Who came after the sweep had begun
+// may be in both counts, what is found and what is taken, and would take others' room.
 func (p *Plane) endCount(s *sweep) {
 	for _, r := range p.roomed {
 		taken, known := s.taken[r]
 		if !known {
 			continue
 		}
-		r.began, r.found, r.known = taken, s.counted[r], true
-		room := uint64(0)
+		r.found, r.known = s.counted[r], true
+		ceiling := taken
 		if r.found < r.limit {
-			room = r.limit - r.found
+			ceiling += r.limit - r.found
 		}
-		atomic.StoreUint64(&r.room.Ceiling, taken+room)
+		if ceiling > atomic.LoadUint64(&r.room.Ceiling) {
+			atomic.StoreUint64(&r.room.Ceiling, ceiling)
+		}
 	}
 }
