@@ -232,7 +232,7 @@ func limitNote(b model.BackendStatus) string {
 	if b.MaxConnections == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d, of which %d are taken", b.MaxConnections, b.Counted)
+	return fmt.Sprintf("%d, %d taken", b.MaxConnections, b.Counted)
 }
 
 func deadlineNote(now time.Time, d model.Drain) string {

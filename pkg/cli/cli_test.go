@@ -172,6 +172,24 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestLimitedBackends: tables have a column for limits, and a note of who is full.
+func TestLimitedBackends(t *testing.T) {
+	b := observed(t)
+	b.Observe(func(s *model.Status) {
+		observe(s, b.now)
+		for i := range s.Pools {
+			if p := &s.Pools[i]; p.Name == "web" {
+				full := &p.Backends[0]
+				full.MaxConnections, full.Counted, full.Full, full.Flows, full.Slots = 500, 501, true, 510, 0
+				p.Backends[1].MaxConnections, p.Backends[1].Counted = 2000, 7
+			}
+		}
+	})
+	golden(t, "limited-pool-show.txt", b.must(t, "pool show web"))
+	golden(t, "limited-backend-show.txt", b.must(t, "backend show web 10.0.1.10"))
+	golden(t, "help-backend-set.txt", b.must(t, "backend set --help"))
+}
+
 // TestYAMLSaysTheSame compares the two outputs for programs, with strings that
 // YAML may take for something else.
 func TestYAMLSaysTheSame(t *testing.T) {

@@ -68,8 +68,7 @@ func (p *Plane) planRoom(index uint32, b forwarding.Backend, fresh bool) {
 	switch {
 	case limit == was:
 		return
-	case limit == 0:
-		ceiling = 0
+	case limit == 0: // until its record says so, too, it holds
 	case was == 0 && fresh:
 		ceiling = taken + limit
 	case was == 0:
