@@ -191,6 +191,31 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	return settled;
 }
 
+/* As ROOM_HALF_OPEN, ROOM_CLOSING and ROOM_MARGIN, in ticks of the translations' clock. */
+#define NAT_ROOM_HALF_OPEN (10ULL * 1000000000 >> NAT_TICK_SHIFT)
+#define NAT_ROOM_CLOSING (2ULL * 1000000000 >> NAT_TICK_SHIFT)
+#define NAT_ROOM_MARGIN (1ULL * 1000000000 >> NAT_TICK_SHIFT)
+
+/* Whether a connection has no place of its backend's, or may have none any more. */
+step bool lost_nat_place(u64 state)
+{
+	u64 flags = state >> FLOW_FLAGS_SHIFT;
+
+	if (flags & NAT_RESET || (flags & NAT_CLOSED) == NAT_CLOSED)
+		return nat_age(nat_now(), state) > NAT_ROOM_CLOSING - NAT_ROOM_MARGIN;
+	return (flags & NAT_OPEN) != NAT_OPEN &&
+	       nat_age(nat_now(), state) > NAT_ROOM_HALF_OPEN - NAT_ROOM_MARGIN;
+}
+
+/* Has a connection of which another packet has come keep its place, or take one again. */
+step void keep_nat_place(u64 state)
+{
+	u32 backend = flow_backend(state);
+
+	if (unlikely(lost_nat_place(state)) && ability(backend) & LIMITED)
+		take_place(backend, true);
+}
+
 #define NAT_SEE_TRIES 2
 
 /* Notes a packet of a connection: that it has come, and what it says. */
@@ -198,6 +223,7 @@ step void see_connection(struct translation *t, u64 state, u64 flags)
 {
 	u32 now = nat_now();
 
+	keep_nat_place(state);
 	for (int i = 0; i < NAT_SEE_TRIES; i++) {
 		u64 next = state | flags << FLOW_FLAGS_SHIFT, found;
 

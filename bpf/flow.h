@@ -18,6 +18,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "room.h"
 
 const volatile u32 flow_mask; /* number of buckets, a power of two, less one */
 
@@ -261,14 +262,15 @@ side_step u32 try_to_remember(u64 key, u64 state)
 	return REMEMBERED;
 }
 
-/* Remembers a flow, if there is room. */
-step void remember_flow(u64 key, u64 state)
+/* Remembers a flow, if there is room; false if there is none. */
+step bool remember_flow(u64 key, u64 state)
 {
 	u32 outcome = TAKEN;
 
 	for (int i = 0; i < FLOW_CLAIM_TRIES && outcome == TAKEN; i++)
 		outcome = try_to_remember(key, state);
 	count_flow(outcome == REMEMBERED ? FLOW_REMEMBERED : FLOW_UNREMEMBERED);
+	return outcome == REMEMBERED;
 }
 
 /* What an entry becomes with another packet of its flow. */
@@ -310,10 +312,26 @@ step bool belongs_to_prior(u32 facts, u32 prior)
 	return !(facts & FACT_OPENER) && facts & FACT_OPENERS && ability(prior) & KEEPS_FLOWS;
 }
 
+/* Whether the flow of an entry has no place of its backend's, or may have none any more. */
+step bool lost_place(u64 state, u32 now)
+{
+	u64 flags = flow_flags(state);
+	u32 age = flow_age(now, state);
+
+	/* A CPU that wrote it may have read the clock later than this one. */
+	if (age > FLOW_TICK_MASK / 2)
+		return false;
+	if (flags & FLOW_CLOSING)
+		return age > ROOM_CLOSING - ROOM_MARGIN;
+	return !(flags & FLOW_CONFIRMED) && age > ROOM_HALF_OPEN - ROOM_MARGIN;
+}
+
 /* Whether the backend of an entry goes on with its flow. */
-step bool goes_on(u32 facts, u8 able)
+step bool goes_on(u32 facts, u8 able, bool placeless)
 {
 	if (!(able & KEEPS_FLOWS))
+		return false;
+	if (placeless && facts & FACT_OPENER)
 		return false;
 	return !(facts & FACT_OPENER) || able & TAKES_FLOWS || facts & FACT_HALFWAY;
 }
@@ -326,6 +344,33 @@ step void see_again(struct flow *flow, u64 state, u32 facts, u32 now)
 		__sync_val_compare_and_swap(&flow->state, state, next);
 }
 
+/* Whether the packet is the first of a flow, as far as its protocol tells. */
+step bool begins_flow(u32 facts)
+{
+	return facts & FACT_OPENER || !(facts & FACT_OPENERS);
+}
+
+/* Has a flow that is not known take a place where it goes, if places are counted there. */
+step bool may_enter(u32 backend, u32 facts)
+{
+	return !(ability(backend) & LIMITED) || take_place(backend, !begins_flow(facts));
+}
+
+/*
+ * Remembers a flow that is not known, where it goes. Returns that, or OWNER_FULL: one that
+ * cannot be remembered cannot be counted.
+ */
+step u32 enter_flow(u64 key, u32 backend, u32 facts, u64 state)
+{
+	if (!may_enter(backend, facts))
+		return OWNER_FULL;
+	if (!remember_flow(key, state) && ability(backend) & LIMITED && begins_flow(facts)) {
+		give_place(backend);
+		return OWNER_FULL;
+	}
+	return backend;
+}
+
 /*
  * The index of the record of the flow's backend: that of its entry if it has one,
  * else its owner or its prior, which is remembered.
@@ -335,33 +380,40 @@ side_step u32 route_flow(u64 hash, u32 owner, u32 prior, u32 facts)
 	u64 key = hash | FLOW_KEY;
 	u64 state, next;
 	struct flow *flow;
+	bool placeless;
 	u32 backend;
 	u8 able;
 
 	flow = find_known(key, &state);
 	if (!flow && belongs_to_prior(facts, prior)) {
-		if (!(facts & FACT_PEEK))
-			remember_flow(key, flow_state(ctl.now, prior, facts, prior_flags(facts)));
-		return prior;
+		if (facts & FACT_PEEK)
+			return prior;
+		next = flow_state(ctl.now, prior, facts, prior_flags(facts));
+		return enter_flow(key, prior, facts, next);
 	}
+	next = flow_state(ctl.now, owner, facts, owner_flags(facts));
 	if (!flow) {
-		if (owner >= OWNER_FIRST && !(facts & FACT_PEEK))
-			remember_flow(key, flow_state(ctl.now, owner, facts, owner_flags(facts)));
-		return owner;
+		if (owner < OWNER_FIRST || facts & FACT_PEEK)
+			return owner;
+		return enter_flow(key, owner, facts, next);
 	}
 	backend = flow_backend(state);
 	able = ability(backend);
-	if (goes_on(facts, able)) {
-		if (!(facts & FACT_PEEK))
-			see_again(flow, state, facts, ctl.now);
+	placeless = able & LIMITED && lost_place(state, ctl.now);
+	if (goes_on(facts, able, placeless)) {
+		if (facts & FACT_PEEK)
+			return backend;
+		if (placeless)
+			take_place(backend, true);
+		see_again(flow, state, facts, ctl.now);
 		return backend;
 	}
-	if (facts & FACT_PEEK)
+	if (facts & FACT_PEEK || owner < OWNER_FIRST)
 		return owner;
-	/* Its backend is gone: it begins again. */
-	next = flow_state(ctl.now, owner, facts, owner_flags(facts));
-	if (owner >= OWNER_FIRST)
-		write_flow(flow, seal_flow(key, state), key, next);
+	/* Its backend is gone, or has let go of it: it begins again. */
+	if (!may_enter(owner, facts))
+		return OWNER_FULL;
+	write_flow(flow, seal_flow(key, state), key, next);
 	return owner;
 }
 
@@ -399,6 +451,8 @@ side_step int note_flow(u64 hash, u32 backend, u32 facts)
 		return 0;
 	}
 	next = flow_state(ctl.now, backend, facts, FLOW_CONFIRMED);
+	if (ability(backend) & LIMITED)
+		take_place(backend, true);
 	if (flow)
 		write_flow(flow, seal_flow(key, state), key, next);
 	else

@@ -65,7 +65,7 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 		return DROP_NO_BACKEND;
 	backend = bpf_map_lookup_elem(&backends, &index);
 	if (!backend)
-		return DROP_INTERNAL;
+		return index == OWNER_FULL ? DROP_LIMIT_BACKEND : DROP_INTERNAL;
 	reason = rewrite(ctx, pkt, backend, route);
 	if (reason == DROP_TOO_BIG || reason == DROP_TTL_EXCEEDED)
 		return tell(ctx, pkt, reason, backend->mtu - outer_length(backend, route->mode));

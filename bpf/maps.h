@@ -124,9 +124,10 @@ struct server_id {
 
 /* Owners that are not backends. */
 enum owner {
-	OWNER_NONE,  /* nobody: drop */
-	OWNER_RESET, /* nobody: reset TCP, drop the rest */
-	OWNER_FIRST, /* the first backend of the pool */
+	OWNER_NONE,           /* nobody: drop */
+	OWNER_RESET,          /* nobody: reset TCP, drop the rest */
+	OWNER_FIRST,          /* the first backend of the pool */
+	OWNER_FULL = 0xfffff, /* nobody, for the backend is full: an index that no record has */
 };
 
 /* The kernel rounds array elements up to 8 bytes, so a map element is a line of slots. */
@@ -149,6 +150,7 @@ enum mode {
 enum ability {
 	TAKES_FLOWS = 1, /* new flows */
 	KEEPS_FLOWS = 2, /* packets of the flows that it has */
+	LIMITED = 4,     /* no more connections than its room has places */
 };
 
 /* Everything that the rewrite needs, resolved beforehand. */
@@ -170,6 +172,16 @@ struct backend {
 };
 
 _Static_assert(sizeof(struct backend) == 64, "a backend is one cache line");
+
+/* The connections of a backend that is LIMITED, see room.h. */
+struct room {
+	u64 taken;   /* places, ever */
+	u64 ceiling; /* of taken: no place is free from there on */
+	u64 limit;   /* by which the ceiling was set, 0: there was none */
+	u64 reserved[5];
+};
+
+_Static_assert(sizeof(struct room) == 64, "the room of a backend is one cache line");
 
 /*
  * A flow that the flow table remembers. The state is one word, so that it
@@ -358,6 +370,14 @@ struct {
 	__type(key, u32);
 	__type(value, struct backend);
 } backends SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct room);
+} rooms SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

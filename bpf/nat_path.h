@@ -159,22 +159,25 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 	u32 pool_index = vip->pool;
 	struct pool *pool = bpf_map_lookup_elem(&pools, &pool_index);
 	struct backend *b;
-	u32 facts, turn = turn_of(home_of(&c->from, pkt->hash, pkt->protocol), c->index);
+	u32 facts, backend, turn = turn_of(home_of(&c->from, pkt->hash, pkt->protocol), c->index);
 
 	c->index = NAT_NONE;
 	if (!pool)
 		return DROP_INTERNAL;
-	c->backend = choose_backend(ctx, pool, vip, pkt);
-	if (c->backend < OWNER_FIRST)
+	backend = choose_backend(ctx, pool, vip, pkt);
+	c->backend = backend;
+	if (backend < OWNER_FIRST)
 		return TX_FORWARDED;
-	b = bpf_map_lookup_elem(&backends, &c->backend);
+	b = bpf_map_lookup_elem(&backends, &backend);
 	if (!b)
 		return DROP_INTERNAL;
 	if (!tells_way_back(ctx, pkt->l3) || !(b->modes & 1 << MODE_FULLNAT))
 		return DROP_UNRESOLVED;
+	if (b->able & LIMITED && !take_place(backend, false))
+		return DROP_LIMIT_BACKEND;
 	facts = nat_facts(pkt, vip, b, c->syn) | (turn & NAT_FACT_TURN) << NAT_FACT_TURN_SHIFT;
 	for (int i = 0; i < NAT_BEGIN_TRIES && c->index >= NAT_LOST; i++) {
-		c->index = open_connection(ctx, &c->from, pkt->hash, c->backend, facts);
+		c->index = open_connection(ctx, &c->from, pkt->hash, backend, facts);
 		if (c->index == NAT_NONE)
 			break;
 		/* One that another CPU has begun may have another backend, or have ended. */
@@ -185,6 +188,8 @@ step enum reason begin(struct xdp_md *ctx, struct packet *pkt, const struct vip_
 		c->index = NAT_LOST;
 	}
 	c->index = NAT_NONE;
+	if (b->able & LIMITED)
+		give_place(backend);
 	count_flow(NAT_EXHAUSTED);
 	return DROP_NO_NAT_PORT;
 }
@@ -332,7 +337,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct 
 		return DROP_NO_BACKEND;
 	b = bpf_map_lookup_elem(&backends, &index);
 	if (!b)
-		return DROP_INTERNAL;
+		return index == OWNER_FULL ? DROP_LIMIT_BACKEND : DROP_INTERNAL;
 	if (!(b->modes & 1 << (c->mode & 7)))
 		return DROP_UNRESOLVED;
 	to_backend(c, b, pkt->ports);

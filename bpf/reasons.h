@@ -40,6 +40,7 @@ enum reason {
 	DROP_LIMIT_SOURCE_CONNECTIONS, /* more new connections of its source */
 	DROP_LIMIT_PACKETS,            /* more packets than the VIP is to have */
 	DROP_LIMIT_CONNECTIONS,        /* more new connections */
+	DROP_LIMIT_BACKEND,            /* a new connection of a backend that has all it may have */
 	DROP_EXTENSION_HEADERS,        /* more IPv6 extension headers than we follow */
 	DROP_FRAGMENT_EARLY,           /* a fragment whose first one has not come */
 	DROP_ICMP_ERROR,               /* an ICMP error that does not tell which flow it is about */

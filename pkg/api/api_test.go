@@ -246,7 +246,7 @@ func TestSetChangesOnlyWhatIsGiven(t *testing.T) {
 	before, _ := w.Desired()
 	want := before.Clone()
 	want.VIPs[0].Mode = model.ModeDSRL2
-	want.VIPs[0].Tracking, want.VIPs[0].IdleTimeout = model.TrackingNone, time.Hour
+	want.VIPs[0].Tracking, want.VIPs[0].IdleTimeout = model.TrackingAlways, time.Hour
 	want.VIPs[0].Affinity, want.VIPs[0].MSS = model.Affinity{Scope: model.AffinitySource, IPv4Prefix: 24, IPv6Prefix: 128}, 1400
 	want.VIPs[0].Fragments = model.FragmentsHash
 	pool, err := want.Pool("web")
@@ -255,18 +255,18 @@ func TestSetChangesOnlyWhatIsGiven(t *testing.T) {
 	}
 	pool.OnAllDown = model.OnAllDownReset
 	pool.DownGrace, pool.SlowStart = 0, time.Minute
-	pool.Backends[0].Weight = 0
+	pool.Backends[0].Weight, pool.Backends[0].MaxConnections = 0, 500
 	pool.Backends[1].ServerIDs = []model.ServerID{{Config: 0, ID: "\xc4\x60\x5e"}, {Config: 2, ID: "\x01"}}
 	pool.Backends[1].State, pool.Backends[1].Drain = model.Draining, model.Drain{Since: w.now}
 	pool.Checks[0].Fall = 7
 	w.mustChange(t,
 		setVIP(&steelyardv1.VIPFields{Name: "web", Mode: new("dsr-l2")}),
-		setVIP(&steelyardv1.VIPFields{Name: "web", Tracking: new("none"), IdleTimeoutNanoseconds: new(int64(time.Hour))}),
+		setVIP(&steelyardv1.VIPFields{Name: "web", Tracking: new("always"), IdleTimeoutNanoseconds: new(int64(time.Hour))}),
 		setVIP(&steelyardv1.VIPFields{Name: "web", Affinity: new("source"), AffinityIpv4Prefix: new(uint32(24)), Mss: new(uint32(1400))}),
 		setVIP(&steelyardv1.VIPFields{Name: "web", Fragments: new("hash")}),
 		setPool(&steelyardv1.PoolFields{Name: "web", OnAllDown: new("reset")}),
 		setPool(&steelyardv1.PoolFields{Name: "web", DownGraceNanoseconds: new(int64(0)), SlowStartNanoseconds: new(int64(time.Minute))}),
-		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.10", Weight: new(uint32(0))}),
+		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.10", Weight: new(uint32(0)), MaxConnections: new(uint32(500))}),
 		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.11", ServerIds: serverIDs("2:01", "0:C4605E")}),
 		setBackend("web", &steelyardv1.BackendFields{Address: "10.0.1.11", State: new("draining")}),
 		setCheck("web", &steelyardv1.CheckFields{Name: "tcp", Fall: new(uint32(7))}),
@@ -433,6 +433,7 @@ func TestStatusComesThroughWhole(t *testing.T) {
 		s.Pools[0].SlotsInFlux = 12
 		b := &s.Pools[0].Backends[0]
 		b.Health, b.Since, b.Slots = model.HealthDown, now, 9
+		b.MaxConnections, b.Counted, b.Full = 40, 41, true
 		b.ServerIDs = []model.ServerID{{Config: 0, ID: "\xc4\x60\x5e"}, {Config: 6, ID: "0123456789abcde"}}
 		s.VIPs[0].Endpoints = modelEndpoints("192.0.2.10:80", "192.0.2.10:8000-8100", "[2001:db8::10]:any")
 		s.VIPs[0].Affinity, s.VIPs[0].Fragments = model.Affinity{Scope: model.AffinityPool, IPv4Prefix: 24, IPv6Prefix: 56}, model.FragmentsHash

@@ -119,9 +119,10 @@ func (d *decoder) pool(p *steelyardv1.Pool) model.Pool {
 
 func (d *decoder) backend(b *steelyardv1.Backend) model.Backend {
 	return model.Backend{
-		BackendID: model.BackendID{Address: decodeWord(d, b.GetAddress(), netip.ParseAddr), Port: d.port(b.GetPort())},
-		Weight:    b.GetWeight(),
-		State:     decodeWord(d, b.GetState(), model.ParseAdminState),
+		BackendID:      model.BackendID{Address: decodeWord(d, b.GetAddress(), netip.ParseAddr), Port: d.port(b.GetPort())},
+		Weight:         b.GetWeight(),
+		State:          decodeWord(d, b.GetState(), model.ParseAdminState),
+		MaxConnections: b.GetMaxConnections(),
 		Drain: model.Drain{
 			Since: decodeTime(b.GetDrain().GetSinceUnixNanoseconds()), Deadline: decodeTime(b.GetDrain().GetDeadlineUnixNanoseconds()),
 			Remove: b.GetDrain().GetRemove(),
@@ -207,6 +208,7 @@ func (d *decoder) backendStatus(b *steelyardv1.BackendStatus) model.BackendStatu
 		Checks: list(b.Checks, d.checkStatus),
 		Slots:  b.Slots,
 		Flows:  b.Flows, KeepsFlows: b.KeepsFlows, Named: b.Named,
+		Counted: b.Counted, Full: b.Full,
 		NextHop:  model.NextHop{Interface: hop.GetInterface(), VLAN: decodeNumber[uint16](d, "VLAN tag", hop.GetVlan()), MAC: hop.GetMac(), Problem: hop.GetProblem()},
 		Counters: decodeCounters(b.Counters),
 	}

@@ -75,7 +75,7 @@ func encodePool(p model.Pool) *steelyardv1.Pool {
 func encodeBackend(b model.Backend) *steelyardv1.Backend {
 	encoded := &steelyardv1.Backend{
 		Address: b.Address.String(), Port: uint32(b.Port), Weight: b.Weight, State: b.State.String(),
-		ServerIds: list(b.ServerIDs, model.ServerID.String),
+		ServerIds: list(b.ServerIDs, model.ServerID.String), MaxConnections: b.MaxConnections,
 	}
 	if b.State == model.Draining {
 		encoded.Drain = &steelyardv1.Drain{
@@ -150,6 +150,7 @@ func encodeBackendStatus(b model.BackendStatus) *steelyardv1.BackendStatus {
 		Backend: encodeBackend(b.Backend), Health: b.Health.String(), SinceUnixNanoseconds: encodeTime(b.Since),
 		Checks: list(b.Checks, encodeCheckStatus),
 		Slots:  b.Slots, Flows: b.Flows, KeepsFlows: b.KeepsFlows, Named: b.Named,
+		Counted: b.Counted, Full: b.Full,
 		NextHop: &steelyardv1.NextHop{
 			Interface: b.NextHop.Interface, Vlan: uint32(b.NextHop.VLAN), Mac: b.NextHop.MAC, Problem: b.NextHop.Problem,
 		},

@@ -167,6 +167,7 @@ func setPoolFields(p *model.Pool, fields *steelyardv1.PoolFields) error {
 
 func setBackendFields(pool string, b *model.Backend, fields *steelyardv1.BackendFields, now time.Time) error {
 	set(&b.Weight, fields.Weight)
+	set(&b.MaxConnections, fields.MaxConnections)
 	at, before := atBackend(pool, b.BackendID), b.State
 	if err := errors.Join(setServerIDs(at, b, fields.ServerIds), word(at, "state", &b.State, fields.State, model.ParseAdminState)); err != nil {
 		return err

@@ -30,12 +30,14 @@ type backendFlags struct {
 	weight    uint32
 	state     string
 	serverIDs []string
+	most      uint32
 }
 
 func (f *backendFlags) register(cmd *cobra.Command) {
 	cmd.Flags().Uint32Var(&f.weight, "weight", 0, fmt.Sprintf("share in proportion to the others', 0 to %d; 0: no new flows (new backends: %d)", model.MaxWeight, model.DefaultWeight))
 	cmd.Flags().StringVar(&f.state, "state", "", "enabled, draining or disabled (new backends: enabled)")
 	cmd.Flags().StringArrayVar(&f.serverIDs, "server-id", nil, "`CONFIG:HEX` that names it in QUIC connection IDs, such as 0:c4605e, or none; repeat for more configurations")
+	cmd.Flags().Uint32Var(&f.most, "max-connections", 0, fmt.Sprintf("connections that it may have at once, 1 to %d; 0: any number. VIPs of the pool need tracking always or mode fullnat", model.MaxMaxConnections))
 	completeFlag(cmd, "state", "enabled", "draining", "disabled")
 	completeFlag(cmd, "server-id")
 }
@@ -44,6 +46,9 @@ func (f *backendFlags) register(cmd *cobra.Command) {
 func (f *backendFlags) apply(cmd *cobra.Command, b *steelyardv1.BackendFields) {
 	if b.Weight == nil {
 		b.Weight = given(cmd, "weight", f.weight)
+	}
+	if b.MaxConnections == nil {
+		b.MaxConnections = given(cmd, "max-connections", f.most)
 	}
 	if b.State == nil {
 		b.State = given(cmd, "state", f.state)
@@ -72,7 +77,7 @@ func named(done, pool string, ids []string) string {
 func newBackendAdd(a *app) *cobra.Command {
 	var f backendFlags
 	var expect uint64
-	cmd := verb("add POOL ADDRESS[:PORT][,weight=N][,server_id=CONFIG:HEX] ...", "Add backends to a pool", 2, -1, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("add POOL ADDRESS[:PORT][,weight=N][,max_connections=N][,server_id=CONFIG:HEX] ...", "Add backends to a pool", 2, -1, func(cmd *cobra.Command, args []string) error {
 		backends, err := parseBackends(args[1:])
 		if err != nil {
 			return err
@@ -101,9 +106,9 @@ pool without checks, at once.`
 func newBackendSet(a *app) *cobra.Command {
 	var f backendFlags
 	var expect uint64
-	cmd := verb("set POOL ADDRESS[:PORT] ... [--weight N] [--state STATE] [--server-id CONFIG:HEX ...]", "Change backends", 2, -1, func(cmd *cobra.Command, args []string) error {
+	cmd := verb("set POOL ADDRESS[:PORT] ... [--weight N] [--max-connections N] [--state STATE] [--server-id CONFIG:HEX ...]", "Change backends", 2, -1, func(cmd *cobra.Command, args []string) error {
 		if !anyGiven(cmd) {
-			return usage(cmd, "nothing to change: give --weight, --state or --server-id")
+			return usage(cmd, "nothing to change: give --weight, --max-connections, --state or --server-id")
 		}
 		return a.eachBackend(cmd, expect, "changed", args, func(pool string, id model.BackendID) *steelyardv1.Mutation {
 			fields := backendFields(id)
@@ -175,8 +180,12 @@ func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
 	issuing := slices.ContainsFunc(pools, func(p model.PoolStatus) bool {
 		return slices.ContainsFunc(p.Backends, func(b model.BackendStatus) bool { return len(b.ServerIDs) > 0 })
 	})
+	limited := slices.ContainsFunc(pools, func(p model.PoolStatus) bool {
+		return slices.ContainsFunc(p.Backends, func(b model.BackendStatus) bool { return b.MaxConnections > 0 })
+	})
 	header := []string{"POOL", "BACKEND", "STATE", "HEALTH", "CHECK", "WEIGHT", "SLOTS", "SHARE", "PACKETS", "BYTES", "CONNECTIONS"}
-	header = append(header, optional(tracked, "FLOWS", issuing, "SERVER IDS")...)
+	header = append(header, optional(tracked, "FLOWS", limited, "LIMIT")...)
+	header = append(header, optional(issuing, "SERVER IDS", false, "")...)
 	t := newTable(w, append(header, "NOTE")...)
 	for i := range pools {
 		p := &pools[i]
@@ -185,7 +194,8 @@ func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
 			result, note := worst(b)
 			cells := []any{p.Name, b, b.State, health, result, b.Weight, b.Slots, fmt.Sprintf("%.1f%%", 100*share(p, b)),
 				b.Packets, size(b.Bytes), b.Connections}
-			cells = append(cells, optional[any](tracked, b.Flows, issuing, strings.Join(serverIDs(b), ","))...)
+			cells = append(cells, optional[any](tracked, b.Flows, limited, b.MaxConnections)...)
+			cells = append(cells, optional[any](issuing, strings.Join(serverIDs(b), ","), false, nil)...)
 			t.row(append(cells, join("; ", note, flowNote(a.Now(), b)))...)
 		}
 	}
@@ -207,12 +217,22 @@ func flowNote(now time.Time, b model.BackendStatus) string {
 		flows += " and silent ones"
 	}
 	switch {
+	case b.Full && b.State == model.Enabled:
+		return fmt.Sprintf("full: %d of %d connections", b.Counted, b.MaxConnections)
 	case b.State == model.Draining:
 		return join(", ", "draining", flows, deadlineNote(now, b.Drain), map[bool]string{true: "then removed"}[b.Drain.Remove])
 	case b.State == model.Enabled && b.Health == model.HealthDown && b.KeepsFlows:
 		return "keeps " + flows + " for now"
 	}
 	return ""
+}
+
+// limitNote says how many connections a backend may have and has, "" if any number.
+func limitNote(b model.BackendStatus) string {
+	if b.MaxConnections == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d, %d taken", b.MaxConnections, b.Counted)
 }
 
 func deadlineNote(now time.Time, d model.Drain) string {
@@ -288,6 +308,7 @@ func (a *app) printBackend(w io.Writer, pool *model.PoolStatus, b model.BackendS
 		"state", join(": ", b.State.String(), strings.TrimPrefix(flowNote(a.Now(), b), "draining, ")),
 		"health", strings.TrimSpace(b.Health.String()+" "+ago(a.Now(), b.Since)),
 		"weight", fmt.Sprint(b.Weight),
+		"max connections", limitNote(b),
 		"server IDs", strings.Join(serverIDs(b), ", "),
 		"slots", fmt.Sprintf("%d (%.1f%%)", b.Slots, 100*share(pool, b)),
 		"next hop", hop,

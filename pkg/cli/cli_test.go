@@ -172,6 +172,24 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestLimitedBackends: tables have a column for limits, and a note of who is full.
+func TestLimitedBackends(t *testing.T) {
+	b := observed(t)
+	b.Observe(func(s *model.Status) {
+		observe(s, b.now)
+		for i := range s.Pools {
+			if p := &s.Pools[i]; p.Name == "web" {
+				full := &p.Backends[0]
+				full.MaxConnections, full.Counted, full.Full, full.Flows, full.Slots = 500, 501, true, 510, 0
+				p.Backends[1].MaxConnections, p.Backends[1].Counted = 2000, 7
+			}
+		}
+	})
+	golden(t, "limited-pool-show.txt", b.must(t, "pool show web"))
+	golden(t, "limited-backend-show.txt", b.must(t, "backend show web 10.0.1.10"))
+	golden(t, "help-backend-set.txt", b.must(t, "backend set --help"))
+}
+
 // TestYAMLSaysTheSame compares the two outputs for programs, with strings that
 // YAML may take for something else.
 func TestYAMLSaysTheSame(t *testing.T) {
@@ -249,6 +267,9 @@ func TestChanges(t *testing.T) {
 		{"vip add h3 192.0.2.11:443 [2001:db8::11]:443 --protocol udp --quic --pool green", "added VIP h3 192.0.2.11:443/udp and 1 more -> pool green"},
 		{"vip set h3 --quic=false", "changed VIP h3"},
 		{"vip remove h3", "removed VIP h3"},
+		{"backend set green 10.0.2.10 10.0.2.12 --max-connections 500", "changed backends 10.0.2.10, 10.0.2.12 of pool green"},
+		{"backend set green 10.0.2.12 --max-connections 0", "changed backend 10.0.2.12 of pool green"},
+		{"backend add green 10.0.2.16,max_connections=7", "added backend 10.0.2.16 of pool green"},
 	} {
 		want := fmt.Sprintf("%s; revision %d\n", row.want, i+1)
 		if out := b.must(t, row.line); out != want {
@@ -271,18 +292,19 @@ func TestChanges(t *testing.T) {
 				{Name: "icmp", Type: model.CheckICMP, Interval: 2 * time.Second, Timeout: time.Second, Rise: 2, Fall: 3},
 			},
 			Backends: []model.Backend{
-				{BackendID: model.BackendID{Address: at("10.0.2.10")}, Weight: 5, State: model.Enabled},
+				{BackendID: model.BackendID{Address: at("10.0.2.10")}, Weight: 5, State: model.Enabled, MaxConnections: 500},
 				{BackendID: model.BackendID{Address: at("10.0.2.11")}, Weight: 1, State: model.Disabled},
 				{BackendID: model.BackendID{Address: at("10.0.2.12")}, Weight: 9, State: model.Disabled},
 				{BackendID: model.BackendID{Address: at("10.0.2.14")}, Weight: 1, State: model.Enabled,
 					ServerIDs: []model.ServerID{{Config: 0, ID: "\x00\x00\x00"}, {Config: 2, ID: "\xaa\xbb"}}},
 				{BackendID: model.BackendID{Address: at("10.0.2.15")}, Weight: 1, State: model.Enabled},
+				{BackendID: model.BackendID{Address: at("10.0.2.16")}, Weight: 1, State: model.Enabled, MaxConnections: 7},
 			}}},
 	}
 	if !reflect.DeepEqual(state, want) {
 		t.Errorf("state\n%+v, want\n%+v", state, want)
 	}
-	if out := b.must(t, "vip remove web --with-pool -o json"); out != "{\n  \"revision\": 27,\n  \"applied\": true,\n  \"summary\": \"removed VIP web and pool green\"\n}\n" {
+	if out := b.must(t, "vip remove web --with-pool -o json"); out != "{\n  \"revision\": 30,\n  \"applied\": true,\n  \"summary\": \"removed VIP web and pool green\"\n}\n" {
 		t.Errorf("%s", out)
 	}
 }
@@ -391,6 +413,9 @@ func TestErrors(t *testing.T) {
 		{"vip add x 192.0.2.1:80 --backend 10.0.0.1 --protocol tpc", 5, "did you mean tcp?"},
 		{"vip add x 224.0.0.1:80 --backend 127.0.0.1", 5, "loopback"},
 		{"backend set web 10.0.1.10 --weight 70000", 5, "70000 is out of range 0 to 65535"},
+		{"backend set web 10.0.1.10 --max-connections 16777217", 5, "16777217 is out of range 1 to 16777216, or 0 for no limit"},
+		{"backend set web 10.0.1.10 --max-connections 20", 5, "remembers no connection of a settled slot, so they cannot be counted; use tracking always or mode fullnat"},
+		{"backend add web 10.0.1.19,max_connections=many", 5, `max_connections "many" is not a number from 0 to 16777216`},
 		{"backend set web 10.0.1.10 --weight heavy", 5, `--weight "heavy"`},
 		{"vip set web --tracking fluks", 5, "did you mean flux?"},
 		{"vip set web --idle-timeout 15", 5, `--idle-timeout "15": not a duration`},

@@ -110,6 +110,12 @@ func parseBackend(s string) (*steelyardv1.BackendFields, error) {
 				return nil, invalid("backend %s: weight %q is not a number from 0 to %d", id, value, model.MaxWeight)
 			}
 			fields.Weight = new(uint32(weight))
+		case "max_connections":
+			most, err := strconv.ParseUint(value, 10, 32)
+			if err != nil {
+				return nil, invalid("backend %s: max_connections %q is not a number from 0 to %d", id, value, model.MaxMaxConnections)
+			}
+			fields.MaxConnections = new(uint32(most))
 		case "state":
 			fields.State = &value
 		case "server_id":
@@ -118,7 +124,7 @@ func parseBackend(s string) (*steelyardv1.BackendFields, error) {
 			}
 			fields.ServerIds.Ids = append(fields.ServerIds.Ids, value)
 		default:
-			return nil, invalid("backend %s: unknown setting %q; want weight=N, state=STATE or server_id=CONFIG:HEX", id, setting)
+			return nil, invalid("backend %s: unknown setting %q; want weight=N, max_connections=N, state=STATE or server_id=CONFIG:HEX", id, setting)
 		}
 	}
 	return fields, nil

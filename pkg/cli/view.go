@@ -105,6 +105,11 @@ type backendView struct {
 	Port    uint16 `json:"port"`
 	Weight  uint32 `json:"weight"`
 	State   string `json:"state"`
+	// MaxConnections that it may have at once, 0: any number; Full: it has no room for
+	// others. CountedConnections are those that the last sweep found.
+	MaxConnections     uint32 `json:"max_connections"`
+	CountedConnections uint64 `json:"counted_connections"`
+	Full               bool   `json:"full"`
 	// ServerIDs are written "CONFIG:HEX".
 	ServerIDs []string `json:"server_ids"`
 	// Drain says how draining ends; only draining backends have it.
@@ -289,6 +294,7 @@ func viewCheck(pool string, c model.Check) checkView {
 func viewBackend(p *model.PoolStatus, b model.BackendStatus) backendView {
 	view := backendView{
 		Pool: p.Name, Address: b.Address.String(), Port: b.Port, Weight: b.Weight, State: b.State.String(),
+		MaxConnections: b.MaxConnections, CountedConnections: b.Counted, Full: b.Full,
 		ServerIDs: serverIDs(b),
 		Health:    b.Health.String(), Since: b.Since.UTC(), Slots: b.Slots, Share: share(p, b),
 		NextHop: nextHopView(b.NextHop),

@@ -23,7 +23,7 @@ const (
 	MaxVIPs      = 10000
 	MaxEndpoints = 10000
 	MaxPools     = 65535
-	MaxBackends  = 1<<20 - 2
+	MaxBackends  = 1<<20 - 3
 	MinSlots     = model.MinTableSize
 	MaxSlots     = 1 << 28
 	MinFlows     = 1024

@@ -65,7 +65,7 @@ encapsulation: { source_ipv4: 192.0.2.1, source_ipv6: "2001:db8::/112", gue_port
 nat: { source_ipv4: 10.0.0.0/22, source_ipv6: "2001:db8::400/118", ports: 1-65535 }
 icmp_rate: 0
 screening: false
-limits: { vips: 10000, endpoints: 10000, pools: 65535, backends: 1048574, slots: 268435456, flows: 5000000, fragments: 16777216, splices: 16777216, source_lists: 4096, sources: 1000000 }
+limits: { vips: 10000, endpoints: 10000, pools: 65535, backends: 1048573, slots: 268435456, flows: 5000000, fragments: 16777216, splices: 16777216, source_lists: 4096, sources: 1000000 }
 api: { socket: /run/a/../b.sock, group: adm }
 metrics: { listen: "[2001:db8::1]:9464" }
 store: /srv/state.db
@@ -83,7 +83,7 @@ log: { level: debug, format: json }
 		HashSeed:      [16]byte{0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff},
 		Encapsulation: Encapsulation{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/112"), 65535, true, 9000},
 		NAT:           NAT{netip.MustParsePrefix("10.0.0.0/22"), netip.MustParsePrefix("2001:db8::400/118"), model.PortRange{First: 1, Last: 65535}},
-		Limits:        Limits{VIPs: 10000, Endpoints: 10000, Pools: 65535, Backends: 1<<20 - 2, Slots: 1 << 28, Flows: 1 << 23, Fragments: 1 << 24, Splices: 1 << 24, SourceLists: 4096, Sources: 1 << 20},
+		Limits:        Limits{VIPs: 10000, Endpoints: 10000, Pools: 65535, Backends: 1<<20 - 3, Slots: 1 << 28, Flows: 1 << 23, Fragments: 1 << 24, Splices: 1 << 24, SourceLists: 4096, Sources: 1 << 20},
 		API:           API{Socket: "/run/b.sock", Group: "adm"},
 		Metrics:       Metrics{Listen: "[2001:db8::1]:9464"},
 		Store:         "/srv/state.db",
@@ -200,7 +200,7 @@ func TestBadInput(t *testing.T) {
 		{"SNAT ports as a number", "nat: {ports: 1024}\n", "1:14", "nat.ports: want text"},
 		{"vips", "limits: {vips: 10001}\n", "1:16", "10001 is out of range 1 to 10000"},
 		{"pools", "limits: {pools: 0}\n", "1:17", "0 is out of range 1 to 65535"},
-		{"backends", "limits: {backends: 1048577}\n", "1:20", "out of range 1 to 1048574"},
+		{"backends", "limits: {backends: 1048577}\n", "1:20", "out of range 1 to 1048573"},
 		{"slots, few", "limits: {slots: 250}\n", "1:17", "out of range 251 to 268435456"},
 		{"slots, many", "limits: {slots: 268435457}\n", "1:17", "out of range 251 to 268435456"},
 		{"splices, few", "limits: {splices: 1023}\n", "1:19", "out of range 1024 to 16777216"},

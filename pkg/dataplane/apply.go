@@ -85,6 +85,7 @@ func (p *Plane) Apply(state forwarding.State) error {
 	}
 	p.epoch++
 	p.commitNumbers(next, &state)
+	p.writeRooms(next)
 	p.writeBackends(next, &state)
 	p.writePools(next, &state)
 	p.writeNATTimeouts(next.vips)
@@ -94,6 +95,7 @@ func (p *Plane) Apply(state forwarding.State) error {
 	p.writeGuards(next)
 	err = p.writeVIPs(next.directory, next.table)
 	p.retire(next)
+	p.noteRooms()
 	if err != nil {
 		return err
 	}
@@ -296,6 +298,14 @@ func (p *Plane) commitNumbers(next *planned, state *forwarding.State) {
 func (p *Plane) occupy(at, by *place) {
 	for i := at.backends.start; i < at.backends.end; i++ {
 		p.placeByBackend[i] = by
+	}
+}
+
+// writeRooms sets the rooms of all backends, before their records say whether they count.
+func (p *Plane) writeRooms(next *planned) {
+	for name, at := range next.places {
+		pool := next.pools[name]
+		p.planRooms(at, &pool)
 	}
 }
 

@@ -52,7 +52,7 @@ func (p *Plane) stripPlace(at *place, pool *forwarding.Pool, inUse bool) {
 		// Who had left before the daemon was restarted was told then what to keep.
 		if !inUse || at.adopted {
 			record = p.backends.elements[at.base()+owner]
-			record.Able &= uint8(lbAbilityKEEPS_FLOWS)
+			record.Able &= uint8(lbAbilityKEEPS_FLOWS | lbAbilityLIMITED)
 		}
 		p.backends.store(at.base()+owner, record)
 	}
@@ -76,6 +76,9 @@ func able(b forwarding.Backend) uint8 {
 	}
 	if b.Keeps {
 		a |= lbAbilityKEEPS_FLOWS
+	}
+	if b.MaxConnections > 0 {
+		a |= lbAbilityLIMITED
 	}
 	return uint8(a)
 }

@@ -79,7 +79,7 @@ func (r *fluxRig) apply() {
 	r.desired.Sort()
 	state, err := forwarding.Build(r.desired, func(_ *model.Pool, id model.BackendID) (model.Health, time.Time) {
 		return r.health[id.Address], time.Time{}
-	}, time.Now(), r.state)
+	}, forwarding.Nobody, time.Now(), r.state)
 	if err != nil {
 		r.Fatal(err)
 	}

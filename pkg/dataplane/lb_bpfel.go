@@ -18,6 +18,7 @@ type lbAbility uint32
 const (
 	lbAbilityTAKES_FLOWS lbAbility = 1
 	lbAbilityKEEPS_FLOWS lbAbility = 2
+	lbAbilityLIMITED     lbAbility = 4
 )
 
 type lbAddress struct {
@@ -326,6 +327,7 @@ const (
 	lbOwnerOWNER_NONE  lbOwner = 0
 	lbOwnerOWNER_RESET lbOwner = 1
 	lbOwnerOWNER_FIRST lbOwner = 2
+	lbOwnerOWNER_FULL  lbOwner = 1048575
 )
 
 type lbPart uint32
@@ -382,21 +384,30 @@ const (
 	lbReasonDROP_LIMIT_SOURCE_CONNECTIONS lbReason = 21
 	lbReasonDROP_LIMIT_PACKETS            lbReason = 22
 	lbReasonDROP_LIMIT_CONNECTIONS        lbReason = 23
-	lbReasonDROP_EXTENSION_HEADERS        lbReason = 24
-	lbReasonDROP_FRAGMENT_EARLY           lbReason = 25
-	lbReasonDROP_ICMP_ERROR               lbReason = 26
-	lbReasonDROP_TTL_EXCEEDED             lbReason = 27
-	lbReasonDROP_NO_BACKEND               lbReason = 28
-	lbReasonDROP_SYN_FLOOD                lbReason = 29
-	lbReasonDROP_NO_NAT_PORT              lbReason = 30
-	lbReasonDROP_NO_CONNECTION            lbReason = 31
-	lbReasonDROP_UNTRANSLATABLE           lbReason = 32
-	lbReasonDROP_UNRESOLVED               lbReason = 33
-	lbReasonDROP_TOO_BIG                  lbReason = 34
-	lbReasonDROP_NO_HEADROOM              lbReason = 35
-	lbReasonDROP_INTERNAL                 lbReason = 36
-	lbReasonREASONS                       lbReason = 37
+	lbReasonDROP_LIMIT_BACKEND            lbReason = 24
+	lbReasonDROP_EXTENSION_HEADERS        lbReason = 25
+	lbReasonDROP_FRAGMENT_EARLY           lbReason = 26
+	lbReasonDROP_ICMP_ERROR               lbReason = 27
+	lbReasonDROP_TTL_EXCEEDED             lbReason = 28
+	lbReasonDROP_NO_BACKEND               lbReason = 29
+	lbReasonDROP_SYN_FLOOD                lbReason = 30
+	lbReasonDROP_NO_NAT_PORT              lbReason = 31
+	lbReasonDROP_NO_CONNECTION            lbReason = 32
+	lbReasonDROP_UNTRANSLATABLE           lbReason = 33
+	lbReasonDROP_UNRESOLVED               lbReason = 34
+	lbReasonDROP_TOO_BIG                  lbReason = 35
+	lbReasonDROP_NO_HEADROOM              lbReason = 36
+	lbReasonDROP_INTERNAL                 lbReason = 37
+	lbReasonREASONS                       lbReason = 38
 )
+
+type lbRoom struct {
+	_        structs.HostLayout
+	Taken    uint64
+	Ceiling  uint64
+	Limit    uint64
+	Reserved [5]uint64
+}
 
 type lbServerId struct {
 	_      structs.HostLayout
@@ -567,6 +578,7 @@ const (
 	lbMapPools                 = "pools"
 	lbMapPortRanges            = "port_ranges"
 	lbMapReasons               = "reasons"
+	lbMapRooms                 = "rooms"
 	lbMapServerIds             = "server_ids"
 	lbMapSessions              = "sessions"
 	lbMapSlots                 = "slots"
@@ -678,6 +690,7 @@ type lbMapSpecs struct {
 	Pools           *ebpf.MapSpec `ebpf:"pools"`
 	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
 	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
+	Rooms           *ebpf.MapSpec `ebpf:"rooms"`
 	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
 	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
 	Slots           *ebpf.MapSpec `ebpf:"slots"`
@@ -755,6 +768,7 @@ type lbMaps struct {
 	Pools           *ebpf.Map `ebpf:"pools"`
 	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
 	Reasons         *ebpf.Map `ebpf:"reasons"`
+	Rooms           *ebpf.Map `ebpf:"rooms"`
 	ServerIds       *ebpf.Map `ebpf:"server_ids"`
 	Sessions        *ebpf.Map `ebpf:"sessions"`
 	Slots           *ebpf.Map `ebpf:"slots"`
@@ -789,6 +803,7 @@ func (m *lbMaps) Close() error {
 		m.Pools,
 		m.PortRanges,
 		m.Reasons,
+		m.Rooms,
 		m.ServerIds,
 		m.Sessions,
 		m.Slots,

@@ -46,7 +46,8 @@ func withoutRow() map[string]func(*testing.T) {
 		"drop_tcp_flags": TestScreening, "drop_land": TestScreening, "drop_bogus_source": TestScreening,
 		"drop_denied": TestGuard, "drop_not_allowed": TestGuard,
 		"drop_limit_packets": TestLimits, "drop_limit_connections": TestLimits, "drop_limit_source_packets": TestLimits, "drop_limit_source_connections": TestLimits,
-		"tx_syn_cookie": TestCookiesOfFramesWithMore, "tx_syn_ack": TestSplices, "drop_syn_flood": TestSYNsThatNoCookieAnswers,
+		"drop_limit_backend": TestBackendLimit,
+		"tx_syn_cookie":      TestCookiesOfFramesWithMore, "tx_syn_ack": TestSplices, "drop_syn_flood": TestSYNsThatNoCookieAnswers,
 	}
 }
 

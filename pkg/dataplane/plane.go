@@ -21,7 +21,7 @@ import (
 // Limits size the maps, which take their memory when they are made.
 type Limits struct {
 	// VIPs, Pools and Backends (of all pools together), 1 to 10000, 65535
-	// and 1<<20 - 2; a pool takes room for a power of two of backends.
+	// and 1<<20 - 3; a pool takes room for a power of two of backends.
 	VIPs, Pools, Backends uint32
 	// Endpoints of all VIPs together, 1 to 10000; a range of ports is one.
 	Endpoints uint32
@@ -99,6 +99,7 @@ type Plane struct {
 	pools    memory[lbPool]
 	slots    memory[lbSlotLine]
 	backends memory[lbBackend]
+	rooms    memory[lbRoom]
 	flows    memory[lbFlowBucket]
 	ledger   memory[lbLedgerPage]
 
@@ -145,6 +146,10 @@ type Plane struct {
 	// lost says when the flow table last gave up a live flow's entry.
 	lost  flux.Tick
 	lossy bool
+
+	// roomed are the backends with a limit of connections, which roomByIndex finds.
+	roomed      []*roomed
+	roomByIndex map[uint32]*roomed
 
 	attached []attachment
 }
@@ -308,7 +313,7 @@ const mapControl = ".data.control"
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, mapControl: p.controlMap,
+		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapRooms: m.Rooms, mapControl: p.controlMap,
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
 		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
@@ -385,6 +390,7 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapSlots].MaxEntries = slotLines(limits)
 	spec.Maps[lbMapServerIds].MaxEntries = serverIDsPerBackend * limits.Backends
 	spec.Maps[lbMapBackends].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
+	spec.Maps[lbMapRooms].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
 	spec.Maps[lbMapBackendCounters].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
 }
 
@@ -423,6 +429,9 @@ func (p *Plane) mapMemories() error {
 		return err
 	}
 	if p.backends, err = mapMemory[lbBackend](p.maps.Backends); err != nil {
+		return err
+	}
+	if p.rooms, err = mapMemory[lbRoom](p.maps.Rooms); err != nil {
 		return err
 	}
 	if p.flows, err = mapMemory[lbFlowBucket](p.maps.Flows); err != nil {
@@ -473,7 +482,7 @@ func (p *Plane) mapNATMemories() error {
 func (p *Plane) Close() error {
 	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
-		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.flows.close(), p.ledger.close(),
+		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.rooms.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
 		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(), p.synGiven.close(),
 		p.maps.Close(), p.controlMap.Close())

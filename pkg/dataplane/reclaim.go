@@ -140,6 +140,7 @@ func (p *Plane) clearBackend(index uint32) error {
 		return fmt.Errorf("clear the counters of a removed backend: %w", err)
 	}
 	p.backends.store(index, lbBackend{})
+	p.rooms.store(index, lbRoom{})
 	return nil
 }
 

@@ -37,6 +37,8 @@ type sweep struct {
 	// Live flows by index of backend and of VIP.
 	backends, vips map[uint32]uint32
 	live           uint32
+	// Of backends with a limit: what was taken when it began, and connections found.
+	taken, counted map[*roomed]uint64
 	// strays are VIPs with live flows on a pool that is not theirs any more, or
 	// where another affinity led them.
 	strays map[uint32]bool
@@ -69,7 +71,7 @@ func (p *Plane) Clock() flux.Tick { return p.now }
 // NeedsSweep reports whether there is anything that a pass over the flow table
 // could find out.
 func (p *Plane) NeedsSweep() bool {
-	if p.sweeping != nil || len(p.ghosts) > 0 || p.SlotsInFlux() > 0 {
+	if p.sweeping != nil || len(p.roomed) > 0 || len(p.ghosts) > 0 || p.SlotsInFlux() > 0 {
 		return true
 	}
 	for _, v := range p.applied.vips {
@@ -95,6 +97,10 @@ func (p *Plane) SlotsInFlux() int {
 func (p *Plane) Sweep(entries int) (done bool, err error) {
 	if p.sweeping == nil {
 		if p.sweeping, err = newSweep(p.now, p.epoch); err != nil {
+			return false, err
+		}
+		if err := p.beginCount(p.sweeping); err != nil {
+			p.sweeping = nil
 			return false, err
 		}
 	}
@@ -165,6 +171,7 @@ func (p *Plane) visit(s *sweep, e *lbFlow) {
 	}
 	s.live++
 	s.backends[f.Backend]++
+	p.countFlow(s, f.Entry)
 	s.vips[f.vip]++
 	if at != vip.place {
 		s.strays[f.vip] = true
@@ -194,6 +201,7 @@ func (p *Plane) placeOf(backend uint32) *place {
 func (p *Plane) conclude(s *sweep) error {
 	p.stats = SweepStats{Sweeps: p.stats.Sweeps + 1, Entries: uint64(len(p.flows.elements) * flowsPerBucket), Took: s.took, Live: uint64(s.live), Translations: uint64(s.translations)}
 	p.liveBackends, p.liveVIPs = s.backends, s.vips
+	p.endCount(s)
 	if err := p.noteLosses(); err != nil {
 		return err
 	}

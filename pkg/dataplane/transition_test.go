@@ -53,7 +53,7 @@ func (w *transition) apply() {
 			return model.HealthDown, time.Time{}
 		}
 		return model.HealthUp, time.Time{}
-	}, time.Now(), w.state)
+	}, forwarding.Nobody, time.Now(), w.state)
 	if err != nil {
 		w.Fatal(err)
 	}

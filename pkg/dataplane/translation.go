@@ -5,6 +5,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -54,9 +55,21 @@ func (t translation) expired(now flux.Tick, idle uint32) bool {
 	if t.flags&natOpen != natOpen || t.flags&lbNatFlagNAT_RESET != 0 || t.flags&natClosed == natClosed {
 		idle = natTransitory
 	}
+	return t.age(now) > idle
+}
+
+// age is for how many ticks a connection has been silent.
+func (t translation) age(now flux.Tick) uint32 {
 	age := uint32(flux.Age(now, t.seen))
-	// A CPU may have read the clock later.
-	return age > idle && age <= flowTickMask/2
+	if age > flowTickMask/2 {
+		return 0 // a CPU may have read the clock later
+	}
+	return age
+}
+
+// silent reports whether a connection has been for longer than a time.
+func (t translation) silent(now flux.Tick, length time.Duration) bool {
+	return t.age(now) > uint32(length>>natTickShift)
 }
 
 // flow is the client's side of a translation.
@@ -103,6 +116,7 @@ func (p *Plane) visitTranslation(s *sweep, index uint32) {
 		s.strays[t.vip] = true
 	}
 	s.backends[t.backend]++
+	p.countTranslation(s, t)
 	s.vips[t.vip]++
 }
 

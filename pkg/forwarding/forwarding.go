@@ -61,8 +61,11 @@ type Pool struct {
 // Backend is a backend of a pool and what it may still be given.
 type Backend struct {
 	ID model.BackendID
-	// Takes new flows; keeps the flows that it has.
+	// Takes new flows; keeps the flows that it has. One that is full takes them if it
+	// comes to have room.
 	Takes, Keeps bool
+	// MaxConnections that it may have at once, 0: any number.
+	MaxConnections uint32
 	// ServerIDs name it in QUIC connection IDs.
 	ServerIDs []model.ServerID
 }
@@ -93,14 +96,20 @@ func (s *State) Pool(name string) *Pool {
 // Health tells the health of a backend of a pool, and since when.
 type Health func(pool *model.Pool, id model.BackendID) (model.Health, time.Time)
 
+// Full tells whether a backend of a pool has as many connections as it may have.
+type Full func(pool string, id model.BackendID) bool
+
+// Nobody is full.
+func Nobody(string, model.BackendID) bool { return false }
+
 // Build computes the forwarding state of a valid, sorted desired state at a
-// moment. Pools whose members are those of last keep its tables, the same slices:
+// moment. A backend that is full has no slots while another one is not. Pools whose members are those of last keep its tables, the same slices:
 // nothing is computed twice, and what did not change can be told by its address.
 // last is also what on_all_down "last-known" falls back on.
-func Build(desired model.State, health Health, now time.Time, last State) (State, error) {
+func Build(desired model.State, health Health, full Full, now time.Time, last State) (State, error) {
 	next := State{VIPs: desired.VIPs, Pools: make([]Pool, len(desired.Pools)), SourceLists: desired.SourceLists, Sources: desired.Sources}
 	for i := range desired.Pools {
-		b := builder{Pool: &desired.Pools[i], health: health, now: now}
+		b := builder{Pool: &desired.Pools[i], health: health, full: full, now: now}
 		pool, err := b.build(last.Pool(b.Name))
 		if err != nil {
 			return State{}, fmt.Errorf("pool %q: %w", b.Name, err)
@@ -117,6 +126,7 @@ func Build(desired model.State, health Health, now time.Time, last State) (State
 type builder struct {
 	*model.Pool
 	health Health
+	full   Full
 	now    time.Time
 	// next is when time alone changes the result, zero if it does not.
 	next time.Time
@@ -124,15 +134,16 @@ type builder struct {
 
 func (b *builder) build(last *Pool) (Pool, error) {
 	pool := Pool{
-		Name:    b.Name,
-		Members: b.members(),
-		Slots:   b.TableSize,
-		Reset:   b.OnAllDown == model.OnAllDownReset,
+		Name:  b.Name,
+		Slots: b.TableSize,
+		Reset: b.OnAllDown == model.OnAllDownReset,
 	}
+	usable := b.usable()
+	pool.Members = b.withRoom(usable)
 	if len(pool.Members) == 0 && b.OnAllDown == model.OnAllDownLastKnown && last != nil {
 		pool.Members = stillWanted(b.Pool, last.Members)
 	}
-	pool.Backends = b.backends(pool.Members)
+	pool.Backends = b.backends(append(usable, pool.Members...))
 	if last != nil && last.Slots == pool.Slots && slices.Equal(last.Members, pool.Members) {
 		pool.Members, pool.Table = last.Members, last.Table
 		return pool, nil
@@ -152,8 +163,22 @@ func (b *builder) until(t time.Time) {
 	}
 }
 
-// members are the backends that take new flows: enabled, of some weight, and up.
-func (b *builder) members() []Member {
+// withRoom are those that are not full; all if all are: none of them is worse than others.
+func (b *builder) withRoom(usable []Member) []Member {
+	var out []Member
+	for _, m := range usable {
+		if !b.full(b.Name, m.ID) {
+			out = append(out, m)
+		}
+	}
+	if len(out) == 0 {
+		return slices.Clone(usable)
+	}
+	return out
+}
+
+// usable are the backends that may take new flows: enabled, of some weight, and up.
+func (b *builder) usable() []Member {
 	var out []Member
 	var steps []uint32
 	ramping := false
@@ -194,15 +219,15 @@ func (b *builder) slowStart(since time.Time) uint32 {
 
 // backends tells what each backend may be given. One that checks call down keeps
 // its flows for a grace; one that is disabled does not.
-func (b *builder) backends(members []Member) []Backend {
-	takes := make(map[model.BackendID]bool, len(members))
-	for _, m := range members {
+func (b *builder) backends(taking []Member) []Backend {
+	takes := make(map[model.BackendID]bool, len(taking))
+	for _, m := range taking {
 		takes[m.ID] = true
 	}
 	out := make([]Backend, len(b.Backends))
 	for i := range b.Backends {
 		m := &b.Backends[i]
-		out[i] = Backend{ID: m.BackendID, Takes: takes[m.BackendID], Keeps: m.State != model.Disabled, ServerIDs: m.ServerIDs}
+		out[i] = Backend{ID: m.BackendID, Takes: takes[m.BackendID], Keeps: m.State != model.Disabled, MaxConnections: m.MaxConnections, ServerIDs: m.ServerIDs}
 		health, since := b.health(b.Pool, m.BackendID)
 		if health == model.HealthDown && !out[i].Takes && out[i].Keeps {
 			end := since.Add(b.DownGrace)

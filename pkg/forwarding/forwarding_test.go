@@ -62,7 +62,7 @@ func unknown(p *model.Pool, b model.BackendID) (model.Health, time.Time) {
 
 func build(t *testing.T, state model.State, h Health, last State) State {
 	t.Helper()
-	next, err := Build(state, h, time.Time{}, last)
+	next, err := Build(state, h, Nobody, time.Time{}, last)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,6 +134,40 @@ func TestMembers(t *testing.T) {
 				t.Errorf("%d backends, want all %d", len(p.Backends), len(c.pool.Backends))
 			}
 		})
+	}
+}
+
+// TestFull: who is full has no slots while another has room, and takes flows all the same.
+func TestFull(t *testing.T) {
+	p := poolOf("p", backend(1), backend(2), backend(3))
+	p.Backends[1].MaxConnections = 7
+	for name, c := range map[string]struct {
+		full   []int
+		health Health
+		want   []int
+	}{
+		"nobody":                    {nil, allUp, []int{1, 2, 3}},
+		"one":                       {[]int{2}, allUp, []int{1, 3}},
+		"all":                       {[]int{1, 2, 3}, allUp, []int{1, 2, 3}},
+		"all that are up":           {[]int{1, 2}, health(map[int]model.Health{3: model.HealthDown}), []int{1, 2}},
+		"one, and another is down":  {[]int{1}, health(map[int]model.Health{3: model.HealthDown}), []int{2}},
+		"who is full, and all down": {[]int{1}, allDown, nil},
+	} {
+		full := func(_ string, of model.BackendID) bool {
+			return slices.ContainsFunc(c.full, func(n int) bool { return id(n) == of })
+		}
+		next, err := Build(stateOf(p), c.health, full, time.Time{}, State{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := next.Pool("p")
+		expect(t, got, c.want...)
+		for i, b := range got.Backends {
+			up, _ := c.health(&p, b.ID)
+			if b.Takes != (up == model.HealthUp) || b.MaxConnections != p.Backends[i].MaxConnections {
+				t.Errorf("%s: %+v", name, b)
+			}
+		}
 	}
 }
 
@@ -304,7 +338,7 @@ func TestBuildIsIndependentOfOrder(t *testing.T) {
 		}
 		down := rapid.IntRange(0, 9).Draw(t, "down")
 		h := health(map[int]model.Health{down: model.HealthDown})
-		one, err := Build(state, h, time.Time{}, State{})
+		one, err := Build(state, h, Nobody, time.Time{}, State{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -314,7 +348,7 @@ func TestBuildIsIndependentOfOrder(t *testing.T) {
 			b := shuffled.Pools[i].Backends
 			random.Shuffle(len(b), func(i, j int) { b[i], b[j] = b[j], b[i] })
 		}
-		two, err := Build(shuffled, h, time.Time{}, State{})
+		two, err := Build(shuffled, h, Nobody, time.Time{}, State{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -323,7 +357,7 @@ func TestBuildIsIndependentOfOrder(t *testing.T) {
 				t.Fatalf("pool %s has other owners in another order", one.Pools[i].Name)
 			}
 		}
-		again, err := Build(state, h, time.Time{}, State{})
+		again, err := Build(state, h, Nobody, time.Time{}, State{})
 		if err != nil || !reflect.DeepEqual(one, again) {
 			t.Fatalf("the same input gives another output, %v", err)
 		}
@@ -365,7 +399,7 @@ func TestBuildCarriesVIPs(t *testing.T) {
 func TestBuildFails(t *testing.T) {
 	p := poolOf("bad", backend(1))
 	p.TableSize = 252
-	if _, err := Build(stateOf(p), allUp, time.Time{}, State{}); err == nil {
+	if _, err := Build(stateOf(p), allUp, Nobody, time.Time{}, State{}); err == nil {
 		t.Error("a table size that is not a prime was accepted")
 	}
 }

@@ -125,6 +125,9 @@ func (s snapshot) pools(e emitter) {
 	resolved := e.gauge("backend_resolved", "1 while the next hop to a backend is known.", "pool", "backend")
 	flows := e.gauge("backend_flows", "Flows of a backend that the flow table holds.", "pool", "backend")
 	keeps := e.gauge("backend_keeps_flows", "1 while a backend gets the packets of the flows that it has.", "pool", "backend")
+	most := e.gauge("backend_max_connections", "Connections that a backend may have at once; 0: any number.", "pool", "backend")
+	counted := e.gauge("backend_counted_connections", "Connections of a backend that count against its limit; 0 without one.", "pool", "backend")
+	full := e.gauge("backend_full", "1 while a backend has as many connections as it may have, and others get new ones.", "pool", "backend")
 	size := e.gauge("pool_slots", "Slots of a pool's table.", "pool")
 	influx := e.gauge("pool_slots_in_flux", "Slots of a pool's table that are in flux.", "pool")
 	for _, p := range s.status.Pools {
@@ -147,6 +150,9 @@ func (s snapshot) pools(e emitter) {
 			resolved(number(b.NextHop.MAC != ""), p.Name, id)
 			flows(float64(b.Flows), p.Name, id)
 			keeps(number(b.KeepsFlows), p.Name, id)
+			most(float64(b.MaxConnections), p.Name, id)
+			counted(float64(b.Counted), p.Name, id)
+			full(number(b.Full), p.Name, id)
 		}
 	}
 }

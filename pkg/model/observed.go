@@ -105,6 +105,10 @@ type BackendStatus struct {
 	Slots uint32
 	// Flows that the flow table holds. While slots are settled it holds none.
 	Flows uint64
+	// Counted are those flows that count against MaxConnections, as of the last sweep, 0 if
+	// it has no limit. Full while it has no room for others.
+	Counted uint64
+	Full    bool
 	// KeepsFlows while it gets packets of the flows that it has; Named while
 	// flows of it may be alive that the flow table has not seen yet.
 	KeepsFlows, Named bool

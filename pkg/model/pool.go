@@ -26,6 +26,8 @@ const (
 	MaxWeight = math.MaxUint16
 	// DefaultWeight is the weight of a backend that names none.
 	DefaultWeight = 1
+	// MaxMaxConnections is the largest limit of connections of a backend.
+	MaxMaxConnections = 1 << 24
 	// DefaultDownGrace and MaxDownGrace bound how long a backend that is down
 	// keeps its flows.
 	DefaultDownGrace = 30 * time.Second
@@ -134,6 +136,9 @@ type Backend struct {
 	// [MaxWeight]; 0 means no new flows.
 	Weight uint32
 	State  AdminState
+	// MaxConnections is how many it may have at once, 1 to [MaxMaxConnections]; 0: any
+	// number. VIPs that use its pool must remember every connection.
+	MaxConnections uint32
 	// Drain says how a [Draining] backend ends; zero for all others.
 	Drain Drain
 	// ServerIDs name the backend in QUIC connection IDs, one for each

@@ -120,6 +120,9 @@ func (v *validator) backend(at string, b *Backend) {
 	if b.Weight > MaxWeight {
 		v.fail(at+", weight", "%d is out of range 0 to %d", b.Weight, MaxWeight)
 	}
+	if b.MaxConnections > MaxMaxConnections {
+		v.fail(at+", max_connections", "%d is out of range 1 to %d, or 0 for no limit", b.MaxConnections, MaxMaxConnections)
+	}
 	if b.State < Enabled || b.State > Disabled {
 		v.fail(at+", state", "want enabled, draining or disabled")
 	}

@@ -210,3 +210,33 @@ func TestRepliesOfMany(t *testing.T) {
 		t.Error(v.errs)
 	}
 }
+
+// TestLimitsOfBackends: they are refused where connections leave no trace, of the first
+// backend that has one.
+func TestLimitsOfBackends(t *testing.T) {
+	const reason = `VIP "a", tracking: backend 10.0.1.11 in pool "p" has max_connections 20, and tracking %s remembers no connection of a settled slot, so they cannot be counted; use tracking always or mode fullnat, or set the backend's max_connections to 0`
+	for _, row := range []struct {
+		mode     Mode
+		tracking Tracking
+		limit    uint32
+		refused  bool
+	}{
+		{ModeDSRIPIP, TrackingAlways, 20, false},
+		{ModeNAT, TrackingAlways, 20, false},
+		{ModeFullNAT, TrackingAlways, 20, false},
+		{ModeDSRL2, TrackingFlux, 20, true},
+		{ModeDSRGUE, TrackingNone, 20, true},
+		{ModeNAT, TrackingFlux, 20, true},
+		{ModeNAT, TrackingFlux, 0, false},
+	} {
+		v := translated(row.mode, "a", TCP, "p", "192.0.2.1:80")
+		v.Tracking = row.tracking
+		var s State
+		nat([]VIP{v}, "p=10.0.1.10 10.0.1.11")(&s)
+		s.Pools[0].Backends[1].MaxConnections = row.limit
+		err := s.Validate()
+		if want := fmt.Sprintf(reason, row.tracking); row.refused != (err != nil) || row.refused && err.Error() != want {
+			t.Errorf("%s, tracking %s, limit %d: %v", row.mode, row.tracking, row.limit, err)
+		}
+	}
+}

@@ -244,6 +244,12 @@ func invalidBackends() []invalid {
 	rows := []invalid{
 		{"backend twice", first(func(b *Backend) { b.Address = address("10.0.1.20") }), []string{`pool "web", backend 10.0.1.20: is in the pool already`}},
 		{"weight too large", first(func(b *Backend) { b.Weight = MaxWeight + 1 }), []string{`pool "web", backend 10.0.1.10, weight: 65536 is out of range 0 to 65535`}},
+		{"limit too large", func(s *State) {
+			s.web().Backends[0].MaxConnections = MaxMaxConnections + 1
+			for i := range s.VIPs {
+				s.VIPs[i].Tracking = TrackingAlways
+			}
+		}, []string{`pool "web", backend 10.0.1.10, max_connections: 16777217 is out of range 1 to 16777216, or 0 for no limit`}},
 		{"no state", first(func(b *Backend) { b.State = 0 }), []string{`pool "web", backend 10.0.1.10, state: want enabled, draining or disabled`}},
 		{"unknown state", first(func(b *Backend) { b.State = 4 }), []string{`pool "web", backend 10.0.1.10, state: want enabled, draining or disabled`}},
 		{"backend at a VIP's address", first(func(b *Backend) { b.Address = address("2001:db8::1") }),

@@ -226,6 +226,22 @@ func (v *validator) vipAndPool(at string, vip *VIP, pools map[string]*Pool) {
 	if vip.Mode == ModeNAT {
 		v.sameFamily(at, vip, p)
 	}
+	v.countable(at, vip, p)
+}
+
+// countable refuses backends with a limit of connections where these are not remembered.
+func (v *validator) countable(at string, vip *VIP, p *Pool) {
+	// So do all of mode fullnat.
+	if vip.Tracking == TrackingAlways || vip.Mode == ModeFullNAT {
+		return
+	}
+	for i := range p.Backends {
+		if b := &p.Backends[i]; b.MaxConnections > 0 {
+			v.fail(at+", tracking", "backend %s in pool %q has max_connections %d, and tracking %s remembers no connection of a settled slot, so they cannot be counted; use tracking always or mode fullnat, or set the backend's max_connections to 0",
+				b, p.Name, b.MaxConnections, vip.Tracking)
+			return
+		}
+	}
 }
 
 // samePorts refuses backends on another port than the one that clients address.

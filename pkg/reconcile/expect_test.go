@@ -181,6 +181,6 @@ func (s *scene) expectStatus(what string, args []string) error {
 func backendFields(b model.BackendStatus) map[string]string {
 	return map[string]string{
 		"health": b.Health.String(), "state": b.State.String(), "slots": strconv.FormatUint(uint64(b.Slots), 10), "checks": strconv.Itoa(len(b.Checks)),
-		"flows": strconv.FormatUint(b.Flows, 10), "keeps": strconv.FormatBool(b.KeepsFlows), "mac": b.NextHop.MAC, "interface": b.NextHop.Interface, "problem": b.NextHop.Problem,
+		"flows": strconv.FormatUint(b.Flows, 10), "counted": strconv.FormatUint(b.Counted, 10), "full": strconv.FormatBool(b.Full), "keeps": strconv.FormatBool(b.KeepsFlows), "mac": b.NextHop.MAC, "interface": b.NextHop.Interface, "problem": b.NextHop.Problem,
 	}
 }

@@ -29,6 +29,7 @@ type fakePlane struct {
 	clock             flux.Tick
 	sweeps            uint64
 	flows             dataplane.Flows
+	rooms             []dataplane.Room
 }
 
 func newFakePlane() *fakePlane {
@@ -62,8 +63,9 @@ func (p *fakePlane) Maps() []model.MapUse {
 // The flow table is what the test says it is, and swept at once.
 func (p *fakePlane) Clock() flux.Tick        { return p.clock }
 func (p *fakePlane) SetClock(now flux.Tick)  { p.clock = now }
-func (p *fakePlane) NeedsSweep() bool        { return p.flows.Table.SlotsInFlux > 0 }
+func (p *fakePlane) NeedsSweep() bool        { return p.flows.Table.SlotsInFlux > 0 || len(p.rooms) > 0 }
 func (p *fakePlane) Sweep(int) (bool, error) { p.sweeps++; return true, nil }
+func (p *fakePlane) Rooms() []dataplane.Room { return p.rooms }
 func (p *fakePlane) Flows() dataplane.Flows {
 	flows := p.flows
 	flows.Table.Sweeps = p.sweeps

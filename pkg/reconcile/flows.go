@@ -16,7 +16,8 @@ const DefaultSweepShare = 5
 const (
 	// sweepStep is how many entries are looked at between two looks at the clock.
 	sweepStep = 1 << 14
-	// sweepPause is the time from the start of one sweep to that of the next.
+	// sweepPause is the time from one sweep to the next while no backend has a limit of
+	// connections.
 	sweepPause = time.Second
 )
 
@@ -37,7 +38,10 @@ func (l *Loop) tick(now time.Time) {
 		l.remember(&l.sweepFailure, err)
 		if done || err != nil {
 			l.warnOfPorts()
-			l.sweepAt = now.Add(sweepPause)
+			l.sweepAt = now.Add(l.sweepPause())
+			if err == nil {
+				l.watchRooms()
+			}
 			l.endDrains(now)
 			return
 		}

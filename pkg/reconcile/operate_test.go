@@ -148,6 +148,8 @@ func (o operation) onBackend(poolName, address string) error {
 		switch key {
 		case "weight":
 			b.Weight, err = number(value)
+		case "max-connections":
+			b.MaxConnections, err = number(value)
 		case "state":
 			b.State, err = model.ParseAdminState(value)
 			if b.State != model.Draining {

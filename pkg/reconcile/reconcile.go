@@ -38,6 +38,8 @@ type Plane interface {
 	NeedsSweep() bool
 	Sweep(entries int) (done bool, err error)
 	Flows() dataplane.Flows
+	// Rooms are those of backends with a limit of connections, as of the last sweep.
+	Rooms() []dataplane.Room
 }
 
 // Checker probes backends; [health.Checker] is one.
@@ -106,6 +108,8 @@ type Loop struct {
 	exhausted  uint64
 	exhausting bool
 	health     map[dataplane.BackendKey]model.Health
+	// full are the backends that have as many connections as they may have.
+	full map[dataplane.BackendKey]bool
 	// first is the flow table's time when the loop started, sweepAt when the
 	// next sweep is due.
 	first   flux.Tick
@@ -144,6 +148,7 @@ func New(o Options) (*Loop, error) {
 		requests: make(chan func()),
 		started:  time.Now(),
 		health:   map[dataplane.BackendKey]model.Health{},
+		full:     map[dataplane.BackendKey]bool{},
 		pause:    o.RetryFirst,
 	}
 	if err := l.separate(state); err != nil {
@@ -270,7 +275,7 @@ func (l *Loop) build(state model.State) (forwarding.State, error) {
 			return model.HealthUnknown, since
 		}
 		return h, since
-	}, time.Now(), l.forwarded)
+	}, l.isFull, time.Now(), l.forwarded)
 	if err != nil {
 		return forwarding.State{}, err
 	}
@@ -297,8 +302,8 @@ func (l *Loop) inUse(pool string, id model.BackendID) bool {
 	if p == nil {
 		return false
 	}
-	_, found := slices.BinarySearchFunc(p.Members, id, func(m forwarding.Member, id model.BackendID) int { return m.ID.Compare(id) })
-	return found
+	i, found := slices.BinarySearchFunc(p.Backends, id, func(b forwarding.Backend, id model.BackendID) int { return b.ID.Compare(id) })
+	return found && p.Backends[i].Takes
 }
 
 func (l *Loop) paths() map[netip.Addr]forwarding.Path {

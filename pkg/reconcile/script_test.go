@@ -176,6 +176,8 @@ func (s *scene) act(verb string, args []string) error {
 		return s.hop(args[0], args[1:])
 	case "flows":
 		return s.flows(args)
+	case "room":
+		return s.room(args)
 	case "fail":
 		return s.fault(args[0], errors.New(args[1]))
 	case "heal":
@@ -295,6 +297,20 @@ func (s *scene) flows(args []string) error {
 	live, err := strconv.ParseUint(args[2], 10, 64)
 	s.plane.flows.Backends[dataplane.BackendKey{Pool: args[0], ID: id}] = dataplane.BackendFlows{Live: live, Named: len(args) > 3}
 	return err
+}
+
+// room reads: room POOL BACKEND COUNTED LIMIT [full].
+func (s *scene) room(args []string) error {
+	id, err := model.ParseBackendID(args[1])
+	if err != nil {
+		return err
+	}
+	counted, errCounted := strconv.ParseUint(args[2], 10, 64)
+	limit, errLimit := strconv.ParseUint(args[3], 10, 64)
+	key := dataplane.BackendKey{Pool: args[0], ID: id}
+	s.plane.rooms = append(slices.DeleteFunc(s.plane.rooms, func(r dataplane.Room) bool { return r.BackendKey == key }),
+		dataplane.Room{BackendKey: key, Limit: limit, Counted: counted, Full: len(args) > 4})
+	return errors.Join(errCounted, errLimit)
 }
 
 // hopTo is the next hop of an address that is resolved.

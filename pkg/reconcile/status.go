@@ -47,7 +47,10 @@ func (l *Loop) status() (model.Status, error) {
 	if failure := cmp.Or(l.failure, l.drainFailure, l.sweepFailure); failure != nil {
 		s.Error = failure.Error()
 	}
-	view := poolView{counters: &counters, flows: &flows, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table(), reach: l.reaching()}
+	view := poolView{counters: &counters, flows: &flows, snapshot: l.o.Checker.Snapshot(), hops: l.o.Resolver.Table(), reach: l.reaching(), full: l.full, rooms: map[dataplane.BackendKey]dataplane.Room{}}
+	for _, room := range l.o.Plane.Rooms() {
+		view.rooms[room.BackendKey] = room
+	}
 	for i := range l.desired.state.Pools {
 		p := &l.desired.state.Pools[i]
 		s.Pools = append(s.Pools, view.pool(p, l.forwarded.Pool(p.Name)))
@@ -81,6 +84,8 @@ type poolView struct {
 	snapshot *health.Snapshot
 	hops     neighbor.Table
 	reach    reach
+	full     map[dataplane.BackendKey]bool
+	rooms    map[dataplane.BackendKey]dataplane.Room
 }
 
 // pool describes a pool; forwarded is nil while it has not been applied.
@@ -99,6 +104,8 @@ func (v *poolView) pool(p *model.Pool, forwarded *forwarding.Pool) model.PoolSta
 			Flows:      v.flows.Backends[key].Live,
 			Named:      v.flows.Backends[key].Named,
 			KeepsFlows: keeping[b.BackendID],
+			Counted:    v.rooms[key].Counted,
+			Full:       v.full[key],
 			NextHop:    v.nextHop(p.Name, b.Address),
 			Counters:   v.counters.Backends[key],
 		}

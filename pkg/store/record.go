@@ -64,6 +64,8 @@ type backendRecord struct {
 	// Drain is nil unless something is known of it.
 	Drain     *drainRecord `json:"drain,omitempty"`
 	ServerIDs []string     `json:"server_ids,omitempty"`
+	// MaxConnections is left out where there is no limit.
+	MaxConnections uint32 `json:"max_connections,omitempty"`
 }
 
 type drainRecord struct {
@@ -179,7 +181,7 @@ func encodePool(p model.Pool) ([]byte, error) {
 }
 
 func encodeBackend(b model.Backend) backendRecord {
-	r := backendRecord{Address: b.Address, Port: b.Port, Weight: b.Weight, State: b.State.String(), ServerIDs: texts(b.ServerIDs)}
+	r := backendRecord{Address: b.Address, Port: b.Port, Weight: b.Weight, State: b.State.String(), ServerIDs: texts(b.ServerIDs), MaxConnections: b.MaxConnections}
 	if b.Drain != (model.Drain{}) {
 		r.Drain = &drainRecord{b.Drain.Since.UTC(), b.Drain.Deadline.UTC(), b.Drain.Remove}
 	}
@@ -193,7 +195,7 @@ func (r backendRecord) backend() (model.Backend, error) {
 	if err := errors.Join(errState, errIDs); err != nil {
 		return model.Backend{}, fmt.Errorf("backend %s: %w", id, err)
 	}
-	b := model.Backend{BackendID: id, Weight: r.Weight, State: state, ServerIDs: serverIDs}
+	b := model.Backend{BackendID: id, Weight: r.Weight, State: state, ServerIDs: serverIDs, MaxConnections: r.MaxConnections}
 	if r.Drain != nil {
 		b.Drain = model.Drain(*r.Drain)
 	}

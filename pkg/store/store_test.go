@@ -77,7 +77,7 @@ func example() model.State {
 			Backends: []model.Backend{
 				{BackendID: model.BackendID{Address: netip.MustParseAddr("10.0.1.10")}, Weight: 0, State: model.Draining,
 					Drain: model.Drain{Since: time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC), Deadline: time.Date(2030, 1, 2, 3, 14, 5, 0, time.UTC), Remove: true}},
-				{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8::10"), Port: 80}, Weight: 65535, State: model.Enabled,
+				{BackendID: model.BackendID{Address: netip.MustParseAddr("2001:db8::10"), Port: 80}, Weight: 65535, State: model.Enabled, MaxConnections: 1 << 24,
 					ServerIDs: []model.ServerID{{Config: 0, ID: "\xc4\x60\x5e"}, {Config: 6, ID: "\x00"}}},
 			},
 		}},
@@ -225,10 +225,11 @@ func anyServerID() *rapid.Generator[model.ServerID] {
 func anyPool(name *rapid.Generator[string]) *rapid.Generator[model.Pool] {
 	backend := rapid.Custom(func(t *rapid.T) model.Backend {
 		b := model.Backend{
-			BackendID: model.BackendID{Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port")},
-			Weight:    rapid.Uint32().Draw(t, "weight"),
-			State:     rapid.SampledFrom([]model.AdminState{model.Enabled, model.Draining, model.Disabled}).Draw(t, "state"),
-			ServerIDs: orNil(rapid.SliceOfN(anyServerID(), 0, 3).Draw(t, "server_ids")),
+			BackendID:      model.BackendID{Address: anyAddress().Draw(t, "address"), Port: rapid.Uint16().Draw(t, "port")},
+			Weight:         rapid.Uint32().Draw(t, "weight"),
+			State:          rapid.SampledFrom([]model.AdminState{model.Enabled, model.Draining, model.Disabled}).Draw(t, "state"),
+			MaxConnections: rapid.Uint32().Draw(t, "max_connections"),
+			ServerIDs:      orNil(rapid.SliceOfN(anyServerID(), 0, 3).Draw(t, "server_ids")),
 		}
 		if b.State == model.Draining {
 			b.Drain = model.Drain{Since: anyTime().Draw(t, "since"), Deadline: anyTime().Draw(t, "deadline"), Remove: rapid.Bool().Draw(t, "remove")}

@@ -863,9 +863,11 @@ type Backend struct {
 	Drain *Drain `protobuf:"bytes,5,opt,name=drain,proto3" json:"drain,omitempty"`
 	// What QUIC connection IDs name it by, "CONFIG:HEX": a configuration of 0 to 6,
 	// and 1 to 15 bytes (draft-ietf-quic-load-balancers), such as "0:c4605e".
-	ServerIds     []string `protobuf:"bytes,6,rep,name=server_ids,json=serverIds,proto3" json:"server_ids,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ServerIds []string `protobuf:"bytes,6,rep,name=server_ids,json=serverIds,proto3" json:"server_ids,omitempty"`
+	// How many connections it may have at once; 0: any number.
+	MaxConnections uint32 `protobuf:"varint,7,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
@@ -938,6 +940,13 @@ func (x *Backend) GetServerIds() []string {
 		return x.ServerIds
 	}
 	return nil
+}
+
+func (x *Backend) GetMaxConnections() uint32 {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return 0
 }
 
 // Draining ends when no flow is left, at the latest at the deadline.
@@ -2088,9 +2097,11 @@ type BackendFields struct {
 	// unless the backend is draining already; the others end draining.
 	State *string `protobuf:"bytes,4,opt,name=state,proto3,oneof" json:"state,omitempty"`
 	// None by default. In a set they replace all that the backend had.
-	ServerIds     *ServerIDs `protobuf:"bytes,5,opt,name=server_ids,json=serverIds,proto3" json:"server_ids,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ServerIds *ServerIDs `protobuf:"bytes,5,opt,name=server_ids,json=serverIds,proto3" json:"server_ids,omitempty"`
+	// 0 by default: any number of connections.
+	MaxConnections *uint32 `protobuf:"varint,6,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *BackendFields) Reset() {
@@ -2156,6 +2167,13 @@ func (x *BackendFields) GetServerIds() *ServerIDs {
 		return x.ServerIds
 	}
 	return nil
+}
+
+func (x *BackendFields) GetMaxConnections() uint32 {
+	if x != nil && x.MaxConnections != nil {
+		return *x.MaxConnections
+	}
+	return 0
 }
 
 type ServerIDs struct {
@@ -3239,7 +3257,11 @@ type BackendStatus struct {
 	// It gets packets of the flows that it has.
 	KeepsFlows bool `protobuf:"varint,9,opt,name=keeps_flows,json=keepsFlows,proto3" json:"keeps_flows,omitempty"`
 	// Flows of it may be alive that the flow table has not seen yet: silent ones.
-	Named         bool `protobuf:"varint,10,opt,name=named,proto3" json:"named,omitempty"`
+	Named bool `protobuf:"varint,10,opt,name=named,proto3" json:"named,omitempty"`
+	// Of its flows, those that count against max_connections; 0 if it has no limit.
+	Counted uint64 `protobuf:"varint,11,opt,name=counted,proto3" json:"counted,omitempty"`
+	// It has no room for more: others get new connections.
+	Full          bool `protobuf:"varint,12,opt,name=full,proto3" json:"full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3340,6 +3362,20 @@ func (x *BackendStatus) GetKeepsFlows() bool {
 func (x *BackendStatus) GetNamed() bool {
 	if x != nil {
 		return x.Named
+	}
+	return false
+}
+
+func (x *BackendStatus) GetCounted() uint64 {
+	if x != nil {
+		return x.Counted
+	}
+	return 0
+}
+
+func (x *BackendStatus) GetFull() bool {
+	if x != nil {
+		return x.Full
 	}
 	return false
 }
@@ -3971,7 +4007,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\x06checks\x18\x04 \x03(\v2\x13.steelyard.v1.CheckR\x06checks\x121\n" +
 	"\bbackends\x18\x05 \x03(\v2\x15.steelyard.v1.BackendR\bbackends\x124\n" +
 	"\x16down_grace_nanoseconds\x18\x06 \x01(\x03R\x14downGraceNanoseconds\x124\n" +
-	"\x16slow_start_nanoseconds\x18\a \x01(\x03R\x14slowStartNanoseconds\"\xaf\x01\n" +
+	"\x16slow_start_nanoseconds\x18\a \x01(\x03R\x14slowStartNanoseconds\"\xd8\x01\n" +
 	"\aBackend\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x16\n" +
@@ -3979,7 +4015,8 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12)\n" +
 	"\x05drain\x18\x05 \x01(\v2\x13.steelyard.v1.DrainR\x05drain\x12\x1d\n" +
 	"\n" +
-	"server_ids\x18\x06 \x03(\tR\tserverIds\"\x91\x01\n" +
+	"server_ids\x18\x06 \x03(\tR\tserverIds\x12'\n" +
+	"\x0fmax_connections\x18\a \x01(\rR\x0emaxConnections\"\x91\x01\n" +
 	"\x05Drain\x124\n" +
 	"\x16since_unix_nanoseconds\x18\x01 \x01(\x03R\x14sinceUnixNanoseconds\x12:\n" +
 	"\x19deadline_unix_nanoseconds\x18\x02 \x01(\x03R\x17deadlineUnixNanoseconds\x12\x16\n" +
@@ -4106,16 +4143,18 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\v_table_sizeB\x0e\n" +
 	"\f_on_all_downB\x19\n" +
 	"\x17_down_grace_nanosecondsB\x19\n" +
-	"\x17_slow_start_nanoseconds\"\xc2\x01\n" +
+	"\x17_slow_start_nanoseconds\"\x84\x02\n" +
 	"\rBackendFields\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1b\n" +
 	"\x06weight\x18\x03 \x01(\rH\x00R\x06weight\x88\x01\x01\x12\x19\n" +
 	"\x05state\x18\x04 \x01(\tH\x01R\x05state\x88\x01\x01\x126\n" +
 	"\n" +
-	"server_ids\x18\x05 \x01(\v2\x17.steelyard.v1.ServerIDsR\tserverIdsB\t\n" +
+	"server_ids\x18\x05 \x01(\v2\x17.steelyard.v1.ServerIDsR\tserverIds\x12,\n" +
+	"\x0fmax_connections\x18\x06 \x01(\rH\x02R\x0emaxConnections\x88\x01\x01B\t\n" +
 	"\a_weightB\b\n" +
-	"\x06_state\"\x1d\n" +
+	"\x06_stateB\x12\n" +
+	"\x10_max_connections\"\x1d\n" +
 	"\tServerIDs\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\"\xa0\x04\n" +
 	"\vCheckFields\x12\x12\n" +
@@ -4215,7 +4254,7 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"table_size\x18\x02 \x01(\rR\ttableSize\x12\x1e\n" +
 	"\von_all_down\x18\x03 \x01(\tR\tonAllDown\x127\n" +
 	"\bbackends\x18\x04 \x03(\v2\x1b.steelyard.v1.BackendStatusR\bbackends\x12\"\n" +
-	"\rslots_in_flux\x18\x05 \x01(\rR\vslotsInFlux\"\x8a\x03\n" +
+	"\rslots_in_flux\x18\x05 \x01(\rR\vslotsInFlux\"\xb8\x03\n" +
 	"\rBackendStatus\x12/\n" +
 	"\abackend\x18\x01 \x01(\v2\x15.steelyard.v1.BackendR\abackend\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x124\n" +
@@ -4228,7 +4267,9 @@ const file_steelyardv1_steelyard_proto_rawDesc = "" +
 	"\vkeeps_flows\x18\t \x01(\bR\n" +
 	"keepsFlows\x12\x14\n" +
 	"\x05named\x18\n" +
-	" \x01(\bR\x05named\"\xa4\x02\n" +
+	" \x01(\bR\x05named\x12\x18\n" +
+	"\acounted\x18\v \x01(\x04R\acounted\x12\x12\n" +
+	"\x04full\x18\f \x01(\bR\x04full\"\xa4\x02\n" +
 	"\vCheckStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\tR\x06health\x12\x16\n" +

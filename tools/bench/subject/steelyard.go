@@ -141,7 +141,7 @@ func (c *Case) state(name string, flows uint64) (forwarding.State, error) {
 		return forwarding.State{}, err
 	}
 	up := func(*model.Pool, model.BackendID) (model.Health, time.Time) { return model.HealthUp, time.Time{} }
-	state, err := forwarding.Build(desired, up, time.Time{}, forwarding.State{})
+	state, err := forwarding.Build(desired, up, forwarding.Nobody, time.Time{}, forwarding.State{})
 	state.Paths = paths
 	return state, err
 }
