@@ -440,7 +440,7 @@ side_step int rename_flow(u64 from, u64 to)
  */
 side_step int note_flow(u64 hash, u32 backend, u32 facts)
 {
-	u64 key = hash | FLOW_KEY, state, next;
+	u64 key = hash | FLOW_KEY, state = 0, next; /* the verifier wants one put by */
 	struct flow *flow;
 
 	if (!(facts & (FACT_OPENERS | FACT_TRACKS)))
