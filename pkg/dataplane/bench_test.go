@@ -68,6 +68,37 @@ func (s *site) build(t testing.TB) forwarding.State {
 	return state
 }
 
+// The state of the benchmarks, in small: what a change of one backend is to change, does,
+// and nothing else.
+func TestSiteChange(t *testing.T) {
+	s := newSite(20, 4, 10, 251)
+	p := loaded(t, s.limits())
+	applyTo(t, p, s.build(t))
+	down := s.desired.Pools[0].Backends[0].BackendID
+	owned := func() (slots int) {
+		at := p.applied.places[s.desired.Pools[0].Name]
+		for _, word := range at.table.Words() {
+			if word.Owner() == at.owners[down] {
+				slots++
+			}
+		}
+		return slots
+	}
+	if n := owned(); n < 25 || n > 26 {
+		t.Errorf("control: one of 10 backends owns %d slots of 251", n)
+	}
+	s.down = down
+	applyTo(t, p, s.build(t))
+	if n := owned(); n != 0 {
+		t.Errorf("a backend that is down owns %d slots", n)
+	}
+	for _, pool := range s.desired.Pools[1:] {
+		if n := p.applied.places[pool.Name].table.InFlux(); n != 0 {
+			t.Errorf("%s has %d slots in flux, and nothing of it has changed", pool.Name, n)
+		}
+	}
+}
+
 // large is the state by which the control plane is measured.
 func large() *site { return newSite(10_000, 1000, 100, 65537) }
 

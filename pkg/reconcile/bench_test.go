@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func (p *timedPlane) Apply(s forwarding.State) error {
 // crew is a pool of servers on this host, watched by real checks, with its loop and
 // its data plane.
 type crew struct {
-	*testing.B
+	testing.TB
 	servers []net.Listener
 	pool    model.Pool
 	plane   *timedPlane
@@ -63,13 +64,27 @@ func BenchmarkFailover(b *testing.B) {
 	}
 }
 
-func newCrew(b *testing.B, backends int) *crew {
+// The benchmark's turns, with few servers.
+func TestFailover(t *testing.T) {
+	c := newCrew(t, 3)
+	c.run()
+	c.await(true)
+	if took := c.turn(func() { c.servers[0].Close() }, false); took <= 0 {
+		t.Errorf("the last slot was written %v before the check had failed", -took)
+	}
+	if took := c.turn(func() { c.servers[0] = c.listen(c.servers[0].Addr().String()) }, true); took <= 0 {
+		t.Errorf("the last slot was written %v before the check had passed", -took)
+	}
+}
+
+func newCrew(b testing.TB, backends int) *crew {
 	const slots = 65537
 	check := model.Check{Name: "tcp", Type: model.CheckTCP, Interval: time.Second, Timeout: time.Second, Jitter: 50, Rise: 1, Fall: 1}
-	c := &crew{B: b, checker: health.New(), pool: model.Pool{Name: "web", TableSize: slots, DownGrace: time.Hour, Checks: []model.Check{check}}}
+	c := &crew{TB: b, checker: health.New(), pool: model.Pool{Name: "web", TableSize: slots, DownGrace: time.Hour, Checks: []model.Check{check}}}
 	for i := range backends {
-		// Below the ports from which probes come.
-		server := c.listen(fmt.Sprintf("127.0.0.1:%d", 20000+i))
+		// An address that no other process uses, and ports below those from which probes come.
+		pid := os.Getpid()
+		server := c.listen(fmt.Sprintf("127.%d.%d.%d:%d", 1+pid>>16&0x7f, pid>>8&0xff, pid&0xff, 20000+i))
 		c.servers = append(c.servers, server)
 		c.pool.Backends = append(c.pool.Backends, model.Backend{BackendID: backendAt(server), Weight: 1, State: model.Enabled})
 	}
