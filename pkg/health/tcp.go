@@ -18,7 +18,7 @@ func (p *prober) tcp(ctx context.Context, t Target) outcome {
 	}
 	fd, err := openTCP(t.Backend.Address)
 	if err != nil {
-		return unreached(err, silence)
+		return unable(cause(err))
 	}
 	err = unix.Connect(fd, socketAddress(t.Endpoint()))
 	if err != nil && err != unix.EINPROGRESS {

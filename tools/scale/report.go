@@ -19,8 +19,11 @@ var pageText string
 // report is every case with what was measured of it.
 type report struct {
 	CPU, Kernel string
-	CPUs, Runs  int
-	rows        []row
+	// Load is how many processes have wanted to run of late, on average: the kernel's
+	// three load averages, as the benchmarks ended.
+	Load       string
+	CPUs, Runs int
+	rows       []row
 }
 
 // row is a case; its exported fields are those of the JSON file.
@@ -35,7 +38,7 @@ type row struct {
 
 // newReport looks every case up. It fails if one was not measured.
 func newReport(m *measured) (*report, error) {
-	r := &report{CPU: m.cpu, CPUs: runtime.NumCPU(), Kernel: kernel()}
+	r := &report{CPU: m.cpu, CPUs: runtime.NumCPU(), Kernel: kernel(), Load: load()}
 	for _, c := range cases() {
 		runs := slices.Clone(m.figures[c.benchmark][c.metric])
 		if len(runs) == 0 {
@@ -65,6 +68,15 @@ func kernel() string {
 		return "unknown"
 	}
 	return unix.ByteSliceToString(name.Release[:])
+}
+
+func load() string {
+	text, err := os.ReadFile("/proc/loadavg")
+	words := strings.Fields(string(text))
+	if err != nil || len(words) < 3 {
+		return "unknown"
+	}
+	return strings.Join(words[:3], ", ")
 }
 
 // table is the report's rows in Markdown.
