@@ -24,7 +24,7 @@ GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X m
 LAB = go run $(AS_ROOT) ./tools/lab $(if $(MODE),--mode $(MODE))
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \
-	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench throughput sim clean install setup setup-lab \
+	test-connections test-kernels fuzz nightly build-next demo demo-shell demo-down bench throughput scale sim clean install setup setup-lab \
 	setup-kernels
 
 help: ## list the targets
@@ -98,6 +98,17 @@ bench: setup build ## measure the packet path and write docs/performance.md; BEN
 
 throughput: setup build ## measure packets and HTTP requests per second and write docs/throughput.md; THROUGHPUT=-quick: a short run that writes nothing
 	go run $(AS_ROOT) ./tools/throughput $(or $(THROUGHPUT),-json docs/throughput.json -page docs/throughput.md)
+
+# Figures of the control plane, from benchmarks where the code lives.
+SCALE = go test $(AS_ROOT) -timeout 20m -run '^$$' -count $(or $(RUNS),5)
+scale: setup build ## measure the control plane under large states and write docs/scale.md; RUNS: 5
+	mkdir -p bin && rm -f bin/scale.txt
+	$(SCALE) -bench 'Build/weights=equal/size=65|Move' ./pkg/maglev ./pkg/flux >>bin/scale.txt
+	$(SCALE) -bench '^BenchmarkTransition$$' -benchtime 50x ./pkg/dataplane >>bin/scale.txt
+	$(SCALE) -bench '^Benchmark(ApplyCold|ApplyChange|Sweep)$$' -benchtime 3x ./pkg/dataplane >>bin/scale.txt
+	$(SCALE) -bench 'Failover/backends=1000' -benchtime 5x ./pkg/reconcile >>bin/scale.txt
+	$(SCALE) -bench . -benchtime 1x ./test/scale >>bin/scale.txt
+	go run ./tools/scale -json docs/scale.json -page docs/scale.md <bin/scale.txt
 
 sim: setup ## count the connections that churn breaks in a tenth of a large fleet's; FULL=1: in all
 	@go run ./tools/fluxsim -scale $(if $(FULL),1,0.1)

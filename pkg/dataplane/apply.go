@@ -325,9 +325,13 @@ func (p *Plane) writeBackends(next *planned, state *forwarding.State) {
 
 // stripBackends takes from backends that left their pools what they may be given.
 func (p *Plane) stripBackends() {
+	inUse := make(map[*place]bool, len(p.applied.places))
+	for _, v := range p.applied.vips {
+		inUse[v.place] = true
+	}
 	for _, at := range p.allPlaces() {
 		if pool, kept := p.applied.pools[at.pool]; kept {
-			p.stripPlace(at, &pool, p.inUse(p.applied.places[at.pool]))
+			p.stripPlace(at, &pool, inUse[p.applied.places[at.pool]])
 		}
 	}
 }

@@ -59,16 +59,6 @@ func (p *Plane) stripPlace(at *place, pool *forwarding.Pool, inUse bool) {
 	at.adopted = false
 }
 
-// inUse reports whether a VIP sends new flows to a place.
-func (p *Plane) inUse(at *place) bool {
-	for _, v := range p.applied.vips {
-		if v.place == at {
-			return true
-		}
-	}
-	return false
-}
-
 func able(b forwarding.Backend) uint8 {
 	var a lbAbility
 	if b.Takes {

@@ -205,9 +205,10 @@ func (p *Plane) conclude(s *sweep) error {
 	if err := p.noteLosses(); err != nil {
 		return err
 	}
+	idle := p.idleTimes()
 	for _, at := range p.allPlaces() {
 		held := s.held[at]
-		at.table.Settle(s.began, p.now, p.idleOf(at), func(slot uint32) bool { return held[slot] })
+		at.table.Settle(s.began, p.now, idle[at], func(slot uint32) bool { return held[slot] })
 	}
 	settled, err := p.settleVIPs(s)
 	if err != nil {
@@ -263,13 +264,14 @@ func (p *Plane) settleVIPs(s *sweep) (bool, error) {
 	return true, p.dropServerIDs()
 }
 
-// idleOf is the longest idle time of the VIPs whose flows may be on a place, and of which
-// slots know more than translations.
-func (p *Plane) idleOf(at *place) flux.Tick {
-	idle := flux.Tick(0)
+// idleTimes are, by place, the longest idle time of the VIPs whose flows may be there,
+// and of which slots know more than translations.
+func (p *Plane) idleTimes() map[*place]flux.Tick {
+	idle := make(map[*place]flux.Tick, len(p.applied.places))
 	for _, v := range p.applied.vips {
-		if (v.place == at || v.prior == at) && v.Mode != model.ModeFullNAT {
-			idle = max(idle, v.idle)
+		if v.Mode != model.ModeFullNAT {
+			idle[v.place] = max(idle[v.place], v.idle)
+			idle[v.prior] = max(idle[v.prior], v.idle)
 		}
 	}
 	return idle

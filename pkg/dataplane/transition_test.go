@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/steelyard-lb/steelyard/pkg/flux"
 	"github.com/steelyard-lb/steelyard/pkg/forwarding"
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -92,11 +94,11 @@ func BenchmarkTransition(b *testing.B) {
 	}
 }
 
-// BenchmarkSweep is a pass over a million entries, in steps as the daemon makes them.
+// BenchmarkSweep is a pass over 16 million entries, in steps as the daemon makes them.
 func BenchmarkSweep(b *testing.B) {
-	const entries, step = 1 << 20, 1 << 16
-	for name, perBucket := range map[string]int{"empty": 0, "three quarters full": 3} {
-		b.Run(name, func(b *testing.B) {
+	const entries, step = 1 << 24, 1 << 14
+	for _, perBucket := range []int{0, 3} {
+		b.Run(fmt.Sprintf("full=%d%%", 100*perBucket/flowsPerBucket), func(b *testing.B) {
 			w := newTransition(b, 100)
 			w.plane = loaded(b, Limits{VIPs: 16, Pools: 16, Backends: 1 << 13, Slots: 1 << 18, Flows: entries})
 			w.apply()
@@ -119,7 +121,22 @@ func BenchmarkSweep(b *testing.B) {
 			if want := uint64(len(w.plane.flows.elements) * perBucket); w.plane.stats.Live != want {
 				b.Fatalf("%d live flows, want %d", w.plane.stats.Live, want)
 			}
-			b.ReportMetric(float64(entries*b.N)/b.Elapsed().Seconds(), "entries/s")
+			b.ReportMetric(float64(entries)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+			b.ReportMetric(float64(w.plane.bytesOf(b, w.plane.maps.Flows))/entries, "B/entry")
 		})
 	}
+}
+
+// bytesOf is the memory that a map takes.
+func (p *Plane) bytesOf(t testing.TB, m *ebpf.Map) uint64 {
+	t.Helper()
+	info, err := m.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes, ok := info.Memlock()
+	if !ok {
+		t.Fatalf("the kernel does not tell what %s takes", m)
+	}
+	return bytes
 }

@@ -74,7 +74,7 @@ func (c *echoConn) exchange(ctx context.Context) outcome {
 	}
 	// A connected socket sees only what this address sends, however many
 	// others are being probed.
-	if err := unix.Connect(c.fd, sockaddr(c.to)); err != nil {
+	if err := unix.Connect(c.fd, socketAddress(netip.AddrPortFrom(c.to, 0))); err != nil {
 		return unreached(err, "")
 	}
 	const silence = "no reply to the echo request"
@@ -130,11 +130,4 @@ func (c *echoConn) answers(packet []byte, id uint16, token []byte) bool {
 	}
 	echo, ok := m.Body.(*icmp.Echo)
 	return ok && (!c.raw || echo.ID == int(id)) && echo.Seq == 1 && bytes.Equal(echo.Data, token)
-}
-
-func sockaddr(to netip.Addr) unix.Sockaddr {
-	if to.Is6() {
-		return &unix.SockaddrInet6{Addr: to.As16()}
-	}
-	return &unix.SockaddrInet4{Addr: to.As4()}
 }

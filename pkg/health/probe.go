@@ -37,18 +37,6 @@ func (p *prober) probe(ctx context.Context, t Target) outcome {
 	return unable(fmt.Sprintf("there is no probe of type %v", t.Check.Type))
 }
 
-// tcp passes when the connection is accepted.
-func (p *prober) tcp(ctx context.Context, t Target) outcome {
-	conn, failed := connect(ctx, t.Endpoint())
-	if conn == nil {
-		return failed
-	}
-	if err := conn.Close(); err != nil {
-		return unable("close: " + cause(err))
-	}
-	return pass(L4OK, "connection accepted")
-}
-
 // connect opens a TCP connection that closes with a reset, so that thousands
 // of probes leave no TIME_WAIT behind. Without a connection, the outcome says
 // why.

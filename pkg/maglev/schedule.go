@@ -45,12 +45,15 @@ func quotas(size uint32, members []member) []uint32 {
 // The turns are sorted by round with a counting sort, so idle members cost
 // nothing however uneven the weights are.
 func schedule(members []member, quota []uint32) []uint32 {
-	var heaviest uint32
+	heaviest, lightest := members[0].weight, members[0].weight
 	var turns, total uint64
 	for i := range members {
-		heaviest = max(heaviest, members[i].weight)
+		heaviest, lightest = max(heaviest, members[i].weight), min(lightest, members[i].weight)
 		turns += uint64(quota[i])
 		total += uint64(members[i].weight)
+	}
+	if heaviest == lightest {
+		return roundRobin(uint32(len(members)), turns)
 	}
 	// A member's last round is at most (quota-1)*heaviest/weight, and its
 	// quota less than turns*weight/total + 1.
@@ -74,6 +77,17 @@ func schedule(members []member, quota []uint32) []uint32 {
 			order[start[c.round]] = uint32(i)
 			start[c.round]++
 			c.advance()
+		}
+	}
+	return order
+}
+
+// roundRobin is the schedule of n members of the same weight.
+func roundRobin(n uint32, turns uint64) []uint32 {
+	order := make([]uint32, turns)
+	for first := uint64(0); first < turns; first += uint64(n) {
+		for i := range order[first:min(first+uint64(n), turns)] {
+			order[first+uint64(i)] = uint32(i)
 		}
 	}
 	return order
