@@ -59,7 +59,7 @@ func (s *site) build(t testing.TB) forwarding.State {
 			return model.HealthDown, now
 		}
 		return model.HealthUp, time.Time{}
-	}, now, s.last)
+	}, forwarding.Nobody, now, s.last)
 	if err != nil {
 		t.Fatal(err)
 	}
