@@ -27,6 +27,12 @@ const (
 // own: SYNs or QUIC Initials, which no server can do anything with.
 func flood(t *testing.T, l *lab.Lab, target netip.AddrPort, kind transport, n int) {
 	t.Helper()
+	floodBy(t, l, routerMAC(t, l), target, kind, n)
+}
+
+// floodBy sends them to a MAC address on the client's link.
+func floodBy(t *testing.T, l *lab.Lab, by net.HardwareAddr, target netip.AddrPort, kind transport, n int) {
+	t.Helper()
 	if n > floodSources {
 		t.Fatalf("a flood of %d openers: at most %d have an address of their own", n, floodSources)
 	}
@@ -44,7 +50,7 @@ func flood(t *testing.T, l *lab.Lab, target netip.AddrPort, kind transport, n in
 	}
 	defer unix.Close(socket)
 	to := &unix.SockaddrLinklayer{Ifindex: device.Index}
-	frame := openerFrame(device.HardwareAddr, routerMAC(t, l), target, kind)
+	frame := openerFrame(device.HardwareAddr, by, target, kind)
 	tick := time.NewTicker(burstEvery)
 	defer tick.Stop()
 	for i := range n {

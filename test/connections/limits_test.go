@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/steelyard-lb/steelyard/test/lab"
 )
@@ -60,26 +62,10 @@ func TestFloodOfLimitedVIP(t *testing.T) {
 	cli("vip", "add", "neighbour", on(neighbour), "--mode", "dsr-l2", "--pool", "web", "--limit-source-connections", "1000")
 	waitResolved(t, cli)
 
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var good, failed int
-	failures := map[string]int{}
-	var web sync.WaitGroup
-	web.Go(func() {
-		for ctx.Err() == nil {
-			answers := l.Client.Fetch(context.WithoutCancel(ctx), "http://"+on(neighbour)+"/", 50, 2)
-			good, failed = good+answers.Good(), failed+answers.Failed()
-			for why, n := range answers.Failures {
-				failures[why] += n
-			}
-		}
-	})
-	flood(t, l, netip.AddrPortFrom(victim, 80), tcp, sources)
-	stop()
-	web.Wait()
-	if failed > 0 || good == 0 {
-		t.Errorf("%d requests to the neighbour were answered, and %d not: %v", good, failed, failures)
-	}
+	at := netip.AddrPortFrom(victim, 80)
+	// As many frames that nobody takes: what sending them costs the machine.
+	reference := asked(t, l, on(neighbour), func() { floodBy(t, l, nobodyMAC(), at, tcp, sources) })
+	rate := asked(t, l, on(neighbour), func() { flood(t, l, at, tcp, sources) })
 	flooded, spared := guardOf(t, cli, "victim"), guardOf(t, cli, "neighbour")
 	if n := flooded.Dropped["drop_limit_connections"]; n < uint64(sources)/4 {
 		t.Errorf("%d of %d SYNs were beyond the limit", n, sources)
@@ -90,8 +76,39 @@ func TestFloodOfLimitedVIP(t *testing.T) {
 	for reason, n := range spared.Dropped {
 		t.Errorf("%d packets of the neighbour are %s", n, reason)
 	}
-	t.Logf("%d requests answered; victim: %+v; neighbour: %+v", good, flooded, spared)
+	t.Logf("%.0f requests a second answered, %.2f of those beside a flood of nobody; victim: %+v; neighbour: %+v", rate, rate/reference, flooded, spared)
 }
+
+// asked is how many requests a second to an endpoint are answered while something
+// happens. None may fail.
+func asked(t *testing.T, l *lab.Lab, endpoint string, during func()) (rate float64) {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var good, failed int
+	failures := map[string]int{}
+	var web sync.WaitGroup
+	begun := time.Now()
+	web.Go(func() {
+		for ctx.Err() == nil {
+			answers := l.Client.Fetch(context.WithoutCancel(ctx), "http://"+endpoint+"/", 50, 2)
+			good, failed = good+answers.Good(), failed+answers.Failed()
+			for why, n := range answers.Failures {
+				failures[why] += n
+			}
+		}
+	})
+	during()
+	stop()
+	web.Wait()
+	if failed > 0 || good == 0 {
+		t.Errorf("%d requests to the neighbour were answered, and %d not: %v", good, failed, failures)
+	}
+	return float64(good) / time.Since(begun).Seconds()
+}
+
+// nobodyMAC is an address that no device has (RFC 9542, section 2.1.2: for documentation).
+func nobodyMAC() net.HardwareAddr { return net.HardwareAddr{0, 0, 0x5e, 0, 0x53, 1} }
 
 type guarded struct {
 	Dropped map[string]uint64 `json:"dropped"`
