@@ -112,17 +112,24 @@ step u32 search_order(u32 home, u32 index)
 	return is_at_home(home, index) ? home ^ index : NAT_HOME + index;
 }
 
-/* Ends another CPU's translation of the same connection if that does not count yet. */
+/*
+ * Ends another CPU's translation of the same connection if that does not count yet and comes
+ * later; false if it is to be kept. What has become of it, the next look shows.
+ */
 step bool gives_way(const struct tuple *client, u64 hash, u32 home, u32 other, u32 index)
 {
 	struct translation *t = translation_at(other);
 	u64 state;
 
-	if (!t || search_order(home, other) < search_order(home, index))
+	if (!t)
 		return false;
 	state = *(volatile u64 *)&t->state;
-	return state & NAT_TENTATIVE && is_of(t, client) &&
-	       close_connection(client, hash, other, state);
+	if (!is_of(t, client))
+		return true;
+	if (!(state & NAT_TENTATIVE) || search_order(home, other) < search_order(home, index))
+		return false;
+	close_connection(client, hash, other, state);
+	return true;
 }
 
 #define NAT_RIVALS 4
