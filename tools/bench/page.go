@@ -6,7 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/template"
+
+	"github.com/steelyard-lb/steelyard/tools/bench/measure"
 )
 
 //go:embed performance.md.tmpl
@@ -14,22 +15,18 @@ var pageText string
 
 // savePage writes the report as a page with its plot beside it.
 func (r *report) savePage(file string) error {
-	page, err := template.New("page").Parse(pageText)
-	if err != nil {
-		return err
-	}
 	plot := strings.TrimSuffix(file, filepath.Ext(file)) + ".svg"
-	var b strings.Builder
-	if err := page.Execute(&b, struct {
+	page, err := measure.Page(pageText, struct {
 		*report
 		Plot, Table string
-	}{r, filepath.Base(plot), r.table()}); err != nil {
+	}{r, filepath.Base(plot), r.table()})
+	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(plot, []byte(r.plot().svg()), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(file, []byte(b.String()), 0o644)
+	return os.WriteFile(file, page, 0o644)
 }
 
 // table is the report's rows in Markdown.

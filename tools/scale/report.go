@@ -2,15 +2,12 @@ package main
 
 import (
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
-	"text/template"
 
-	"golang.org/x/sys/unix"
+	"github.com/steelyard-lb/steelyard/tools/bench/measure"
 )
 
 //go:embed scale.md.tmpl
@@ -18,12 +15,12 @@ var pageText string
 
 // report is every case with what was measured of it.
 type report struct {
-	CPU, Kernel string
+	measure.Machine
 	// Load is how many processes have wanted to run of late, on average: the kernel's
 	// three load averages, as the benchmarks ended.
-	Load       string
-	CPUs, Runs int
-	rows       []row
+	Load string
+	Runs int
+	rows []row
 }
 
 // row is a case; its exported fields are those of the JSON file.
@@ -38,7 +35,8 @@ type row struct {
 
 // newReport looks every case up. It fails if one was not measured.
 func newReport(m *measured) (*report, error) {
-	r := &report{CPU: m.cpu, CPUs: runtime.NumCPU(), Kernel: kernel(), Load: load()}
+	r := &report{Machine: measure.ThisMachine(-1), Load: load()}
+	r.CPU = m.cpu // of the machine that the benchmarks were on
 	for _, c := range cases() {
 		runs := slices.Clone(m.figures[c.benchmark][c.metric])
 		if len(runs) == 0 {
@@ -47,27 +45,13 @@ func newReport(m *measured) (*report, error) {
 		for i := range runs {
 			runs[i] *= c.factor
 		}
-		slices.Sort(runs)
+		spread := measure.NewSpread(runs)
 		if r.Runs == 0 || len(runs) < r.Runs {
 			r.Runs = len(runs)
 		}
-		r.rows = append(r.rows, row{c.name, c.unit, median(runs), runs[0], runs[len(runs)-1], c.target})
+		r.rows = append(r.rows, row{c.name, c.unit, spread.Median, spread.Min, spread.Max, c.target})
 	}
 	return r, nil
-}
-
-// median of numbers in order, of which there is one at least.
-func median(sorted []float64) float64 {
-	n := len(sorted)
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
-}
-
-func kernel() string {
-	var name unix.Utsname
-	if unix.Uname(&name) != nil {
-		return "unknown"
-	}
-	return unix.ByteSliceToString(name.Release[:])
 }
 
 func load() string {
@@ -118,30 +102,16 @@ func figure(n float64) string {
 }
 
 // save writes the rows as JSON, one to a line.
-func (r *report) save(file string) error {
-	var lines []string
-	for _, row := range r.rows {
-		line, err := json.Marshal(row)
-		if err != nil {
-			return err
-		}
-		lines = append(lines, "  "+string(line))
-	}
-	return os.WriteFile(file, []byte("[\n"+strings.Join(lines, ",\n")+"\n]\n"), 0o644)
-}
+func (r *report) save(file string) error { return measure.SaveJSON(file, r.rows) }
 
 // savePage writes the report as a page.
 func (r *report) savePage(file string) error {
-	page, err := template.New("page").Parse(pageText)
+	page, err := measure.Page(pageText, struct {
+		*report
+		Table string
+	}{r, r.table()})
 	if err != nil {
 		return err
 	}
-	var b strings.Builder
-	if err := page.Execute(&b, struct {
-		*report
-		Table string
-	}{r, r.table()}); err != nil {
-		return err
-	}
-	return os.WriteFile(file, []byte(b.String()), 0o644)
+	return os.WriteFile(file, page, 0o644)
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -77,17 +76,12 @@ func loadBare(s *site) (*throughputObjects, error) {
 
 // macOf is the MAC address of a host's eth0.
 func macOf(h *lab.Host) (mac [6]byte, err error) {
-	out, err := h.Run("ip", "-j", "link", "show", "dev", "eth0")
-	if err != nil {
-		return mac, err
-	}
-	var devices []struct {
-		Address string `json:"address"`
-	}
-	if err := json.Unmarshal([]byte(out), &devices); err != nil || len(devices) != 1 {
-		return mac, fmt.Errorf("eth0 of %s: %d devices, %v", h.Name, len(devices), err)
-	}
-	b, err := net.ParseMAC(devices[0].Address)
-	copy(mac[:], b)
+	err = h.Do(func() error {
+		device, err := net.InterfaceByName("eth0")
+		if err == nil {
+			copy(mac[:], device.HardwareAddr)
+		}
+		return err
+	})
 	return mac, err
 }

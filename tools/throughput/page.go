@@ -6,7 +6,8 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/template"
+
+	"github.com/steelyard-lb/steelyard/tools/bench/measure"
 )
 
 //go:embed throughput.md.tmpl
@@ -14,15 +15,11 @@ var pageText string
 
 // savePage writes the report as a page.
 func (r *report) savePage(file string) error {
-	page, err := template.New("page").Parse(pageText)
+	page, err := measure.Page(pageText, r)
 	if err != nil {
 		return err
 	}
-	var b strings.Builder
-	if err := page.Execute(&b, r); err != nil {
-		return err
-	}
-	return os.WriteFile(file, []byte(b.String()), 0o644)
+	return os.WriteFile(file, page, 0o644)
 }
 
 // find is a program's row, nil if there is none.

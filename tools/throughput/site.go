@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
+
+	"github.com/vishvananda/netlink"
 
 	"github.com/steelyard-lb/steelyard/test/lab"
 )
@@ -115,17 +114,14 @@ func (s *site) answerThrough(h *lab.Host) error {
 
 // received is how many packets have come to the balancer's interface.
 func (s *site) received() (n uint64, err error) {
-	out, err := s.Balancer.Run("ip", "-j", "-s", "link", "show", "dev", "eth0")
-	if err != nil {
-		return 0, err
-	}
-	_, out, _ = strings.Cut(out, `"rx":`)
-	_, out, _ = strings.Cut(out, `"packets":`)
-	out, _, _ = strings.Cut(out, ",")
-	if n, err = strconv.ParseUint(strings.TrimSpace(out), 10, 64); err != nil {
-		return 0, fmt.Errorf("packets of the balancer's eth0: %w", err)
-	}
-	return n, nil
+	err = s.Balancer.Do(func() error {
+		device, err := netlink.LinkByName("eth0")
+		if err == nil {
+			n = device.Attrs().Statistics.RxPackets
+		}
+		return err
+	})
+	return n, err
 }
 
 // write makes a file in the balancer's directory.

@@ -1,5 +1,5 @@
 // Package measure is what measuring commands share: samples summed up, the machine that they
-// are of, and the file that they go to.
+// are of, and the files and pages that they go to.
 package measure
 
 import (
