@@ -5,17 +5,18 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/steelyard-lb/steelyard/test/lab"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv(roleVariable) != "" {
 		os.Exit(play(os.Args[1:]))
 	}
-	path, err := binary()
+	path, err := lab.Binary()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
@@ -25,13 +26,4 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// binary is the absolute path of the program under test.
-func binary() (string, error) {
-	path := os.Getenv("STEELYARD_BINARY")
-	if path == "" {
-		path = "../../bin/steelyard"
-	}
-	return filepath.Abs(path)
 }

@@ -62,7 +62,7 @@ func startWith(t *testing.T, o lab.Options, s setup) *rig {
 	}
 	r := &rig{Lab: lab.Start(t, o), t: t, servers: map[*lab.Host]*lab.Process{}, setup: s}
 	var err error
-	if r.binary, err = binary(); err != nil {
+	if r.binary, err = lab.Binary(); err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range r.Backends {

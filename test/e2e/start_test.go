@@ -114,7 +114,7 @@ func TestDaemonDoesNotStart(t *testing.T) {
 	t.Parallel()
 	r := &rig{Lab: lab.Start(t, lab.Options{Backends: 1, Interfaces: 2}), t: t}
 	var err error
-	r.binary, err = binary()
+	r.binary, err = lab.Binary()
 	r.must(err)
 
 	t.Run("no interface", func(t *testing.T) {

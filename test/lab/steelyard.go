@@ -89,3 +89,13 @@ func (h *Host) BackendHelper(ctx context.Context, binary string, vips, balancers
 	}
 	return p, nil
 }
+
+// Binary is the absolute path of the steelyard that tests run: STEELYARD_BINARY names it,
+// else it is what make build has made, seen from the folder of a package of tests.
+func Binary() (string, error) {
+	path := os.Getenv("STEELYARD_BINARY")
+	if path == "" {
+		path = "../../bin/steelyard"
+	}
+	return filepath.Abs(path)
+}

@@ -20,15 +20,6 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// binary is the absolute path of the program that is measured.
-func binary() (string, error) {
-	path := os.Getenv("STEELYARD_BINARY")
-	if path == "" {
-		path = "../../bin/steelyard"
-	}
-	return filepath.Abs(path)
-}
-
 // size of a desired state: so many VIPs over so many pools of so many backends each.
 type size struct {
 	vips, pools, backends int
@@ -101,7 +92,7 @@ func newBalancer(t testing.TB, s size) *balancer {
 	_, err = db.Save(0, s.state(), "a large state")
 	b.must(err)
 	b.must(db.Close())
-	b.binary, err = binary()
+	b.binary, err = lab.Binary()
 	b.must(err)
 	notices := filepath.Join(host.Dir(), "notices")
 	b.notices, err = net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notices, Net: "unixgram"})
