@@ -185,7 +185,9 @@ func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
 	})
 	header := []string{"POOL", "BACKEND", "STATE", "HEALTH", "CHECK", "WEIGHT", "SLOTS", "SHARE", "PACKETS", "BYTES", "CONNECTIONS"}
 	header = append(header, optional(tracked, "FLOWS", limited, "LIMIT")...)
-	header = append(header, optional(issuing, "SERVER IDS", false, "")...)
+	if issuing {
+		header = append(header, "SERVER IDS")
+	}
 	t := newTable(w, append(header, "NOTE")...)
 	for i := range pools {
 		p := &pools[i]
@@ -195,7 +197,9 @@ func (a *app) printBackends(w io.Writer, pools ...model.PoolStatus) {
 			cells := []any{p.Name, b, b.State, health, result, b.Weight, b.Slots, fmt.Sprintf("%.1f%%", 100*share(p, b)),
 				b.Packets, size(b.Bytes), b.Connections}
 			cells = append(cells, optional[any](tracked, b.Flows, limited, b.MaxConnections)...)
-			cells = append(cells, optional[any](issuing, strings.Join(serverIDs(b), ","), false, nil)...)
+			if issuing {
+				cells = append(cells, strings.Join(serverIDs(b), ","))
+			}
 			t.row(append(cells, join("; ", note, flowNote(a.Now(), b)))...)
 		}
 	}

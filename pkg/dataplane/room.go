@@ -142,10 +142,19 @@ func (p *Plane) beginCount(s *sweep) error {
 	return quiesce()
 }
 
+// limited is the backend of an index if its connections are counted, nil if not. Most
+// sweeps count none.
+func (s *sweep) limited(p *Plane, index uint32) *roomed {
+	if s.counted == nil {
+		return nil
+	}
+	return p.roomByIndex[index]
+}
+
 // countFlow counts a live flow against its backend's limit.
 func (p *Plane) countFlow(s *sweep, e flux.Entry) {
-	r := p.roomByIndex[e.Backend]
-	if r == nil || s.counted == nil {
+	r := s.limited(p, e.Backend)
+	if r == nil {
 		return
 	}
 	age := flux.Age(p.now, e.Seen)
@@ -157,8 +166,8 @@ func (p *Plane) countFlow(s *sweep, e flux.Entry) {
 
 // countTranslation counts a connection of fullnat against its backend's limit.
 func (p *Plane) countTranslation(s *sweep, t translation) {
-	r := p.roomByIndex[t.backend]
-	if r == nil || s.counted == nil {
+	r := s.limited(p, t.backend)
+	if r == nil {
 		return
 	}
 	ended := t.flags&lbNatFlagNAT_RESET != 0 || t.flags&natClosed == natClosed

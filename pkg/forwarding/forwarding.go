@@ -103,9 +103,10 @@ type Full func(pool string, id model.BackendID) bool
 func Nobody(string, model.BackendID) bool { return false }
 
 // Build computes the forwarding state of a valid, sorted desired state at a
-// moment. A backend that is full has no slots while another one is not. Pools whose members are those of last keep its tables, the same slices:
-// nothing is computed twice, and what did not change can be told by its address.
-// last is also what on_all_down "last-known" falls back on.
+// moment. A backend that is full has no slots while another one is not. Pools whose
+// members are those of last keep its tables, the same slices: nothing is computed twice,
+// and what did not change can be told by its address. last is also what on_all_down
+// "last-known" falls back on.
 func Build(desired model.State, health Health, full Full, now time.Time, last State) (State, error) {
 	next := State{VIPs: desired.VIPs, Pools: make([]Pool, len(desired.Pools)), SourceLists: desired.SourceLists, Sources: desired.Sources}
 	for i := range desired.Pools {
@@ -143,7 +144,7 @@ func (b *builder) build(last *Pool) (Pool, error) {
 	if len(pool.Members) == 0 && b.OnAllDown == model.OnAllDownLastKnown && last != nil {
 		pool.Members = stillWanted(b.Pool, last.Members)
 	}
-	pool.Backends = b.backends(append(usable, pool.Members...))
+	pool.Backends = b.backends(slices.Concat(usable, pool.Members))
 	if last != nil && last.Slots == pool.Slots && slices.Equal(last.Members, pool.Members) {
 		pool.Members, pool.Table = last.Members, last.Table
 		return pool, nil
@@ -165,14 +166,9 @@ func (b *builder) until(t time.Time) {
 
 // withRoom are those that are not full; all if all are: none of them is worse than others.
 func (b *builder) withRoom(usable []Member) []Member {
-	var out []Member
-	for _, m := range usable {
-		if !b.full(b.Name, m.ID) {
-			out = append(out, m)
-		}
-	}
+	out := slices.DeleteFunc(slices.Clone(usable), func(m Member) bool { return b.full(b.Name, m.ID) })
 	if len(out) == 0 {
-		return slices.Clone(usable)
+		return usable
 	}
 	return out
 }

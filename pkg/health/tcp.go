@@ -53,11 +53,6 @@ func openTCP(to netip.Addr) (int, error) {
 
 // connected waits until a connection attempt has come to an end, and returns how.
 func connected(ctx context.Context, socket *os.File) error {
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := socket.SetDeadline(deadline); err != nil {
-			return err
-		}
-	}
 	defer bound(ctx, socket)()
 	raw, err := socket.SyscallConn()
 	if err != nil {

@@ -3,6 +3,7 @@ package maglev
 // claim gives each turn's member the first slot of its permutation that nobody
 // has taken yet: Populate of the paper (pseudocode 1), with turns in place of
 // its loop over all backends. It computes permutations as it walks them.
+//
 // A walk takes size/n steps on average to meet one of n free slots, and looking
 // at every free slot n, if dearer ones. So the last slots, on which most steps
 // of all walks would be spent, are found the other way. The result is the same.
@@ -25,7 +26,7 @@ func walk(slots []uint32, members []member, turns []uint32) []uint32 {
 	taken := make([]uint64, size/64+1)
 	for _, turn := range turns {
 		m := &members[turn]
-		slot := m.walk(taken, size)
+		slot := m.firstFree(taken, size)
 		taken[slot/64] |= 1 << (slot % 64)
 		slots[slot] = m.index
 		// The member's next turn will find this slot taken and step on.
@@ -40,8 +41,9 @@ func walk(slots []uint32, members []member, turns []uint32) []uint32 {
 	return free
 }
 
-// walk follows the permutation to the first slot that is not taken.
-func (m *member) walk(taken []uint64, size uint64) uint64 {
+// firstFree follows the permutation to the first slot that is not taken. By itself, it
+// keeps what it needs in registers.
+func (m *member) firstFree(taken []uint64, size uint64) uint64 {
 	slot, back := uint64(m.next), size-uint64(m.skip)
 	for taken[slot/64]>>(slot%64)&1 != 0 {
 		// (slot + skip) modulo size without a branch, which the processor

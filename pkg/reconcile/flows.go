@@ -38,9 +38,10 @@ func (l *Loop) tick(now time.Time) {
 		l.remember(&l.sweepFailure, err)
 		if done || err != nil {
 			l.warnOfPorts()
-			l.sweepAt = now.Add(l.sweepPause())
+			limited := l.limited()
+			l.sweepAt = now.Add(pauseWith(limited))
 			if err == nil {
-				l.watchRooms()
+				l.watchRooms(limited)
 			}
 			l.endDrains(now)
 			return
