@@ -48,6 +48,8 @@ step enum reason translate_flow(struct xdp_md *ctx, struct packet *pkt, struct c
 
 	if (c->entry.mode == MODE_NONE)
 		return translate_reply(ctx, pkt, c);
+	if (c->entry.mode < MODE_NAT)
+		return PASS_NOT_VIP;
 	reason = find_course(ctx, pkt, &c->entry, c);
 	return reason == TX_FORWARDED ? send_to_backend(ctx, pkt, c) : reason;
 }
