@@ -63,28 +63,22 @@ step bool note_hop(struct xdp_md *ctx, struct translation *t, bool tagged)
 /* What stands for a translation whose connection has become another CPU's, and ended. */
 #define NAT_LOST (NAT_NONE - 1)
 
-/*
- * Ends a connection whose state is still what it was, so that its client may begin another;
- * false if it is not.
- */
-side_step u32 close_connection(const struct tuple *client, u64 hash, u32 index, u64 was)
+/* Ends a connection whose state is still what it was, so that its client may begin another. */
+step void close_connection(const struct tuple *client, u64 hash, u32 index, u64 was)
 {
-	if (!client || !free_translation(index, was))
-		return false;
-	if (!is_at_home(home_of(client, hash, protocol_of(index)), index))
-		drop_session(hash, index);
-	return true;
+	if (free_translation(index, was))
+		drop_session(client, hash, index);
 }
 
 /* That of a translation which counts only if no other of its client comes before it. */
 #define NAT_TENTATIVE ((u64)NAT_CLAIMED << FLOW_FLAGS_SHIFT)
 
 /* Lets packets of a connection whose translation is written find it. */
-step bool publish(struct translation *t, u64 state, u32 home, u64 hash, u32 index)
+step bool publish(struct translation *t, u64 state, const struct tuple *client, u64 hash, u32 index)
 {
 	/* An exchange: it is there before this CPU looks for what others have published. */
 	__sync_lock_test_and_set(&t->state, state);
-	return is_at_home(home, index) || add_session(hash, index);
+	return add_session(client, hash, index);
 }
 
 #define NAT_CONFIRM_TRIES 4
@@ -166,15 +160,15 @@ side_step u32 settle_connection(const struct tuple *client, u64 hash, u32 index,
 side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u64 hash, u32 backend,
 			      u32 facts)
 {
-	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP, home, index, settled;
+	u32 protocol = facts & NAT_FACT_TCP ? IPPROTO_TCP : IPPROTO_UDP, index, settled;
 	u32 base = nat_base(hash, facts & NAT_FACT_IPV4, protocol == IPPROTO_UDP);
 	struct translation *t;
 	u64 state, flags = NAT_USED | NAT_CLAIMED;
 
 	if (!client || base == NAT_NONE)
 		return NAT_NONE;
-	home = home_of(client, hash, protocol);
-	index = take_port(base, hash, home, facts >> NAT_FACT_TURN_SHIFT & NAT_FACT_TURN);
+	index = take_port(base, hash, home_of(client, hash, protocol),
+			  facts >> NAT_FACT_TURN_SHIFT & NAT_FACT_TURN);
 	t = translation_at(index);
 	if (!t)
 		return NAT_NONE;
@@ -188,7 +182,7 @@ side_step u32 open_connection(struct xdp_md *ctx, const struct tuple *client, u6
 	if (protocol == IPPROTO_UDP)
 		flags |= NAT_SPOKEN;
 	state = nat_state(t->state, backend, nat_generation(t->state), flags);
-	if (!publish(t, state, home, hash, index)) {
+	if (!publish(t, state, client, hash, index)) {
 		free_translation(index, state);
 		return NAT_NONE;
 	}

@@ -245,8 +245,8 @@ side_step u32 try_to_remember(u64 key, u64 state)
 {
 	struct flow_bucket *home, *next;
 	struct victim v;
-	u32 at =
-		flow_bucket_of(key); /* one for both keys: the deepest path has little stack left */
+	/* One for both keys: the deepest path has little stack left. */
+	u32 at = flow_bucket_of(key);
 
 	home = bpf_map_lookup_elem(&flows, &at);
 	at = next_door(at);

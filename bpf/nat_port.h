@@ -115,16 +115,6 @@ step bool may_be_taken(const struct translation *t, u64 state, u32 now)
 	return age > idle || (idle == NAT_TRANSITORY && age > NAT_UNTOUCHED);
 }
 
-/* Takes a connection whose translation is another's, or free, from where packets look for it. */
-step void forget_connection(const struct tuple *client, u32 index)
-{
-	u32 protocol = protocol_of(index);
-	u64 hash = session_hash(client, protocol);
-
-	if (!is_at_home(home_of(client, hash, protocol), index))
-		drop_session(hash, index);
-}
-
 /* Claims a translation whose connection is over, or nearly. Returns its index or NAT_NONE. */
 side_step u32 take_used_port(u32 index)
 {
@@ -145,7 +135,7 @@ side_step u32 take_used_port(u32 index)
 		return NAT_NONE;
 	if (nat_age(now, was) <= nat_idle(was >> FLOW_FLAGS_SHIFT, t->vip))
 		count_flow(NAT_EVICTED);
-	forget_connection(&client, index);
+	drop_session(&client, session_hash(&client, protocol_of(index)), index);
 	return index;
 }
 
@@ -165,7 +155,6 @@ side_step u32 take_port(u32 base, u64 hash, u32 home, u32 turn)
 
 	if (spread_port(base, hash) == home)
 		index = take_port_at_home(home, turn);
-
 	for (u32 i = 0; i < NAT_PORT_TRIES && index == NAT_NONE; i++)
 		index = take_free_port(candidate(base, hash, i), random);
 	for (u32 i = 0; i < NAT_PORT_TRIES && index == NAT_NONE; i++)

@@ -94,13 +94,27 @@ step bool add_session_to(struct session_bucket *b, u64 word)
 	return false;
 }
 
-/* Enters a translation's index under the hash of its session; false if there is no room. */
-side_step u32 add_session(u64 hash, u32 index)
+/* Whether packets of a client's flow find a translation without a session. */
+step bool needs_no_session(const struct tuple *client, u64 hash, u32 index)
+{
+	return is_at_home(home_of(client, hash, protocol_of(index)), index);
+}
+
+/*
+ * Enters a translation's index under the hash of its session, unless it is at home; false if
+ * there is no room.
+ */
+side_step u32 add_session(const struct tuple *client, u64 hash, u32 index)
 {
 	u64 word = (hash & SESSION_TAG) | (index + 1);
 	u32 at = session_bucket_of(hash);
-	struct session_bucket *b = bpf_map_lookup_elem(&sessions, &at);
+	struct session_bucket *b;
 
+	if (!client)
+		return false;
+	if (needs_no_session(client, hash, index))
+		return true;
+	b = bpf_map_lookup_elem(&sessions, &at);
 	if (b && add_session_to(b, word))
 		return true;
 	at = (at ^ 1) & session_mask;
@@ -117,12 +131,15 @@ step bool drop_session_from(struct session_bucket *b, u64 word)
 }
 
 /* Takes out what add_session has entered. Returns 0. */
-side_step int drop_session(u64 hash, u32 index)
+side_step int drop_session(const struct tuple *client, u64 hash, u32 index)
 {
 	u64 word = (hash & SESSION_TAG) | (index + 1);
 	u32 at = session_bucket_of(hash);
-	struct session_bucket *b = bpf_map_lookup_elem(&sessions, &at);
+	struct session_bucket *b;
 
+	if (!client || needs_no_session(client, hash, index))
+		return 0;
+	b = bpf_map_lookup_elem(&sessions, &at);
 	if (!b || drop_session_from(b, word))
 		return 0;
 	at = (at ^ 1) & session_mask;
