@@ -74,20 +74,31 @@ struct port_range {
 	u32 reserved;
 };
 
-struct vip_bucket {
-	struct vip_entry entry[2];
-};
+_Static_assert(sizeof(struct vip_entry) == 32, "two entries are one cache line");
 
-_Static_assert(sizeof(struct vip_bucket) == 64, "a bucket is one cache line");
-
-/* A table of VIPs: a range of the map vips and the hash that spreads keys over it. */
+/*
+ * A table of VIPs: a range of the map vip_entries and the hash that gives each key an entry
+ * of its own, see vip.h. It begins with the bits of the key's group, if there are groups,
+ * and goes on with those of its entry.
+ */
 struct vip_table {
 	u64 multiplier[3]; /* odd */
-	u32 base;          /* first bucket */
-	u32 shift;         /* 64 - log2 of the number of buckets, 1 to 64 buckets: 63 at most */
-	u32 wide;          /* not 0: some VIP takes any port or a range */
-	u16 replies;       /* not 0: some VIP is MODE_NAT, and its answers pass here */
-	u16 guarded;       /* not 0: some key of an address is VIP_GUARDED */
+	u32 base;          /* first entry */
+	u32 mask;          /* number of entries, less 1 */
+	u8 shift;          /* 64 less the bits of group and entry together, at most 63 */
+	u8 group_shift;    /* the bits of the entry; 0: there are no groups */
+	u16 first_group;
+	u8 wide;    /* not 0: some VIP takes any port or a range */
+	u8 replies; /* not 0: some VIP is MODE_NAT, and its answers pass here */
+	u8 guarded; /* not 0: some key of an address is VIP_GUARDED */
+	u8 reserved;
+};
+
+#define VIP_GROUPS 8192 /* of a table, a power of two */
+
+/* By how many entries the keys of a group lie further on, in both tables of VIPs. */
+struct displacements {
+	u16 of[2 * VIP_GROUPS];
 };
 
 /* Two tables: packets use one while the control plane fills the other. */
@@ -300,6 +311,8 @@ struct counters {
 /* A variable, so that its address is in the program: every packet waits for it first. */
 struct control ctl SEC(".data.control");
 
+struct displacements displacements SEC(".data.displacements");
+
 /* The control plane's ledger of numbers. Packets never read it; it lives and dies with the maps. */
 struct ledger_page {
 	u64 word[512];
@@ -318,8 +331,8 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__type(value, struct vip_bucket);
-} vips SEC(".maps");
+	__type(value, struct vip_entry);
+} vip_entries SEC(".maps");
 
 /* Of both tables of VIPs: while packets use one half, the control plane fills the other. */
 struct {

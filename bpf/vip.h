@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * VIP: which VIP a packet is for. The table is open-addressed and has no
- * collisions to follow: the control plane chooses its size and its hash so that
- * no bucket overflows. One cache line per look-up.
+ * VIP: which VIP a packet is for. The table has no collisions to follow: the control plane
+ * chooses its size and its hash so that every key has an entry of its own. Where that would
+ * take a large table, keys lie in groups, and it chooses for each group how far its keys
+ * are displaced (Belazzougui, Botelho and Dietzfelbinger, Hash, displace, and compress,
+ * ESA 2009). A look-up reads one entry, and one displacement.
  */
 #pragma once
 
@@ -15,21 +17,27 @@ step bool same_key(const struct vip_entry *e, const struct address *a, u32 endpo
 	       e->address.word[0] == a->word[0];
 }
 
+step u32 entry_of(const struct vip_table *table, u64 hash)
+{
+	u32 at = hash >> (table->shift & 63);
+
+	if (table->group_shift) {
+		u32 group = table->first_group + (at >> (table->group_shift & 31));
+
+		at += displacements.of[group & (2 * VIP_GROUPS - 1)];
+	}
+	return table->base + (at & table->mask);
+}
+
 step struct vip_entry *find_key(const struct vip_table *table, const struct address *a,
 				u32 endpoint)
 {
 	u64 hash = a->word[0] * table->multiplier[0] + a->word[1] * table->multiplier[1] +
 		   endpoint * table->multiplier[2];
-	u32 at = table->base + (hash >> (table->shift & 63));
-	struct vip_bucket *bucket = bpf_map_lookup_elem(&vips, &at);
+	u32 at = entry_of(table, hash);
+	struct vip_entry *entry = bpf_map_lookup_elem(&vip_entries, &at);
 
-	if (!bucket)
-		return NULL;
-	if (same_key(&bucket->entry[0], a, endpoint))
-		return &bucket->entry[0];
-	if (same_key(&bucket->entry[1], a, endpoint))
-		return &bucket->entry[1];
-	return NULL;
+	return entry && same_key(entry, a, endpoint) ? entry : NULL;
 }
 
 step struct vip_table *current_vip_table(void)

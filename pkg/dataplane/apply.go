@@ -169,7 +169,7 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 	if next.directory.equal(p.directory) {
 		return next, nil
 	}
-	next.table, err = buildVIPTable(next.directory.entries, vipBuckets(p.limits), p.random)
+	next.table, err = buildVIPTable(next.directory.entries, vipEntries(p.limits), p.random)
 	return next, err
 }
 
@@ -381,7 +381,7 @@ func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 // rewriteVIPs gives packets the VIPs as they are now.
 func (p *Plane) rewriteVIPs() error {
 	listed := buildDirectory(p.applied.vips, p.applied.node, otherGuard(p.limits), (*place).backendNumbers)
-	table, err := buildVIPTable(listed.entries, vipBuckets(p.limits), p.random)
+	table, err := buildVIPTable(listed.entries, vipEntries(p.limits), p.random)
 	if err != nil {
 		return err
 	}
@@ -400,13 +400,12 @@ func (p *Plane) writeVIPs(s *directory, t *vipTable) error {
 	}
 	control := &p.control.elements[0]
 	next := 1 - control.CurrentVipTable
-	base := next * vipBuckets(p.limits)
+	base := next * vipEntries(p.limits)
 	half := halfOf(next, p.limits)
-	buckets := p.vips.elements[base:]
-	copy(buckets, t.buckets)
-	for i := range t.buckets {
-		half.rebase(&buckets[i].Entry[0])
-		half.rebase(&buckets[i].Entry[1])
+	entries := p.vips.elements[base:]
+	copy(entries, t.entries)
+	for i := range t.entries {
+		half.rebase(&entries[i])
 	}
 	ranges := p.ranges.elements[half.ranges:]
 	copy(ranges, s.ranges)
@@ -417,19 +416,13 @@ func (p *Plane) writeVIPs(s *directory, t *vipTable) error {
 		p.terms.store(uint32(half.terms)+id, terms)
 	}
 	copy(p.endpoints.elements[half.endpoints:], s.endpoints)
-	table := &control.VipTable[next]
-	table.Multiplier, table.Base, table.Shift = t.multiplier, base, t.shift
-	table.Wide, table.Replies, table.Guarded = uint32(truth(t.wide)), truth(t.replies), truth(t.guarded)
+	displacements := p.displacements.elements[0].Of[:]
+	firstGroup := next * uint32(len(displacements)) / 2
+	copy(displacements[firstGroup:], t.displacements)
+	control.VipTable[next] = t.record(base, uint16(firstGroup))
 	atomic.StoreUint32(&control.CurrentVipTable, next)
 	p.directory = s
 	return nil
-}
-
-func truth(b bool) uint16 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // half is where what one of the two VIP tables names begins.

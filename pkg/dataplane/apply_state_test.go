@@ -224,10 +224,10 @@ func TestMovedPoolIsWritten(t *testing.T) {
 func TestVIPTablesTakeTurns(t *testing.T) {
 	w := newWorld(t, smallLimits())
 	w.pool("a", 251, backendsOf(0, 2)...)
-	current := func() ([]lbVipBucket, uint32) {
+	current := func() ([]lbVipEntry, uint32) {
 		c := &w.control.elements[0]
 		table := c.VipTable[c.CurrentVipTable]
-		return w.buckets(table), c.CurrentVipTable
+		return w.entries(table), c.CurrentVipTable
 	}
 	w.vip(1, "a")
 	w.apply()
@@ -254,9 +254,9 @@ func TestVIPTablesTakeTurns(t *testing.T) {
 	}
 }
 
-// buckets are those of a VIP table.
-func (w *world) buckets(table lbVipTable) []lbVipBucket {
-	return w.Plane.vips.elements[table.Base:][:1<<(64-table.Shift)]
+// entries are those of a VIP table.
+func (w *world) entries(table lbVipTable) []lbVipEntry {
+	return w.Plane.vips.elements[table.Base:][:table.Mask+1]
 }
 
 // TestApplyUnderTraffic changes everything about a VIP's pool, and has others come

@@ -63,10 +63,14 @@ type lbControl struct {
 		_          structs.HostLayout
 		Multiplier [3]uint64
 		Base       uint32
-		Shift      uint32
-		Wide       uint32
-		Replies    uint16
-		Guarded    uint16
+		Mask       uint32
+		Shift      uint8
+		GroupShift uint8
+		FirstGroup uint16
+		Wide       uint8
+		Replies    uint8
+		Guarded    uint8
+		Reserved   uint8
 	}
 	CurrentVipTable uint32
 	Now             uint32
@@ -174,6 +178,11 @@ type lbCourse struct {
 		Resets      bool
 		_           [4]byte
 	}
+}
+
+type lbDisplacements struct {
+	_  structs.HostLayout
+	Of [16384]uint16
 }
 
 type lbFlow struct {
@@ -473,11 +482,6 @@ type lbTuple struct {
 	Reserved    uint32
 }
 
-type lbVipBucket struct {
-	_     structs.HostLayout
-	Entry [2]lbVipEntry
-}
-
 type lbVipBuckets struct {
 	_        structs.HostLayout
 	Empty    [2]uint64
@@ -518,10 +522,14 @@ type lbVipTable struct {
 	_          structs.HostLayout
 	Multiplier [3]uint64
 	Base       uint32
-	Shift      uint32
-	Wide       uint32
-	Replies    uint16
-	Guarded    uint16
+	Mask       uint32
+	Shift      uint8
+	GroupShift uint8
+	FirstGroup uint16
+	Wide       uint8
+	Replies    uint8
+	Guarded    uint8
+	Reserved   uint8
 }
 
 type lbVipTerms struct {
@@ -590,7 +598,7 @@ const (
 	lbMapTranslations          = "translations"
 	lbMapVipBuckets            = "vip_buckets"
 	lbMapVipCounters           = "vip_counters"
-	lbMapVips                  = "vips"
+	lbMapVipEntries            = "vip_entries"
 	lbProgSteelyard            = "steelyard"
 	lbProgSteelyardNat         = "steelyard_nat"
 	lbProgSteelyardNatError    = "steelyard_nat_error"
@@ -598,6 +606,7 @@ const (
 	lbProgSteelyardPart        = "steelyard_part"
 	lbProgSteelyardSyn         = "steelyard_syn"
 	lbVarCtl                   = "ctl"
+	lbVarDisplacements         = "displacements"
 	lbVarFlowMask              = "flow_mask"
 	lbVarFragmentMask          = "fragment_mask"
 	lbVarGueChecksum           = "gue_checksum"
@@ -702,7 +711,7 @@ type lbMapSpecs struct {
 	Translations    *ebpf.MapSpec `ebpf:"translations"`
 	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
-	Vips            *ebpf.MapSpec `ebpf:"vips"`
+	VipEntries      *ebpf.MapSpec `ebpf:"vip_entries"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
@@ -710,6 +719,7 @@ type lbMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
 	Ctl            *ebpf.VariableSpec `ebpf:"ctl"`
+	Displacements  *ebpf.VariableSpec `ebpf:"displacements"`
 	FlowMask       *ebpf.VariableSpec `ebpf:"flow_mask"`
 	FragmentMask   *ebpf.VariableSpec `ebpf:"fragment_mask"`
 	GueChecksum    *ebpf.VariableSpec `ebpf:"gue_checksum"`
@@ -780,7 +790,7 @@ type lbMaps struct {
 	Translations    *ebpf.Map `ebpf:"translations"`
 	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
 	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
-	Vips            *ebpf.Map `ebpf:"vips"`
+	VipEntries      *ebpf.Map `ebpf:"vip_entries"`
 }
 
 func (m *lbMaps) Close() error {
@@ -815,7 +825,7 @@ func (m *lbMaps) Close() error {
 		m.Translations,
 		m.VipBuckets,
 		m.VipCounters,
-		m.Vips,
+		m.VipEntries,
 	)
 }
 
@@ -824,6 +834,7 @@ func (m *lbMaps) Close() error {
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
 	Ctl            *ebpf.Variable `ebpf:"ctl"`
+	Displacements  *ebpf.Variable `ebpf:"displacements"`
 	FlowMask       *ebpf.Variable `ebpf:"flow_mask"`
 	FragmentMask   *ebpf.Variable `ebpf:"fragment_mask"`
 	GueChecksum    *ebpf.Variable `ebpf:"gue_checksum"`

@@ -251,7 +251,7 @@ func TestFuzzNATNotices(t *testing.T) {
 		"backends":  f.eachBackend(func(b *lbBackend) { b.OuterDestination.Word[1] ^= 1 << 57 }),
 		"endpoints": each(f.Plane.endpoints.elements, func(e *lbNatEndpoint) { e.Address.Word[1] ^= 1 << 57 }),
 		"VIPs":      each(f.Plane.translations.elements, func(e *lbTranslation) { e.Address.Word[1] ^= 1 << 57 }),
-		"modes":     each(f.Plane.vips.elements, func(b *lbVipBucket) { b.Entry[0].Mode ^= 1 }),
+		"modes":     each(f.Plane.vips.elements, func(e *lbVipEntry) { e.Mode ^= 1 }),
 	} {
 		back := []func(){keep(f.Plane.backends.elements), keep(f.Plane.endpoints.elements), keep(f.Plane.translations.elements), keep(f.Plane.vips.elements)}
 		if err := damage(); err != nil {

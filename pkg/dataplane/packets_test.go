@@ -72,9 +72,7 @@ func TestContradictionsAreCounted(t *testing.T) {
 	p := loaded(t, smallLimits())
 	applyTo(t, p, stateOf(services(loopback)))
 	for i := range p.vips.elements {
-		for j := range p.vips.elements[i].Entry {
-			p.vips.elements[i].Entry[j].Pool = math.MaxUint16
-		}
+		p.vips.elements[i].Pool = math.MaxUint16
 	}
 	for _, f := range families() {
 		in := f.packet(tcp{from: 4000, to: portL2, flags: flagACK})

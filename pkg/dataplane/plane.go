@@ -78,12 +78,12 @@ type Plane struct {
 	// parts are the programs that the first one calls for what few packets are.
 	parts map[lbPart]*ebpf.Program
 	maps  lbMaps
-	// controlMap holds a variable of the program.
-	controlMap *ebpf.Map
-	reasons    []string
-	limits     Limits
-	seed       Seed
-	random     *rand.Rand
+	// controlMap and displacementsMap hold variables of the program.
+	controlMap, displacementsMap *ebpf.Map
+	reasons                      []string
+	limits                       Limits
+	seed                         Seed
+	random                       *rand.Rand
 
 	// pin is where everything outlives the Plane, nil where it does not; adopted
 	// says that it has outlived another one, whose attachments are links.
@@ -94,14 +94,15 @@ type Plane struct {
 	// uses, until Attach.
 	former map[string]*ebpf.Map
 
-	control  memory[lbControl]
-	vips     memory[lbVipBucket]
-	pools    memory[lbPool]
-	slots    memory[lbSlotLine]
-	backends memory[lbBackend]
-	rooms    memory[lbRoom]
-	flows    memory[lbFlowBucket]
-	ledger   memory[lbLedgerPage]
+	control       memory[lbControl]
+	displacements memory[lbDisplacements]
+	vips          memory[lbVipEntry]
+	pools         memory[lbPool]
+	slots         memory[lbSlotLine]
+	backends      memory[lbBackend]
+	rooms         memory[lbRoom]
+	flows         memory[lbFlowBucket]
+	ledger        memory[lbLedgerPage]
 
 	ranges    memory[lbPortRange]
 	terms     memory[lbVipTerms]
@@ -241,12 +242,14 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	}
 	objects := struct {
 		lbObjects
-		Control *ebpf.Map `ebpf:".data.control"`
+		Control       *ebpf.Map `ebpf:".data.control"`
+		Displacements *ebpf.Map `ebpf:".data.displacements"`
 	}{}
 	if err := spec.LoadAndAssign(&objects, &options); err != nil {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
-	p.program, p.maps, p.controlMap = objects.Steelyard, objects.lbMaps, objects.Control
+	p.program, p.maps = objects.Steelyard, objects.lbMaps
+	p.controlMap, p.displacementsMap = objects.Control, objects.Displacements
 	p.parts = map[lbPart]*ebpf.Program{
 		lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
 		lbPartPART_NAT_FRAGMENT: objects.SteelyardNatFragment, lbPartPART_NAT_ERROR: objects.SteelyardNatError,
@@ -307,15 +310,19 @@ func (p *Plane) adoptPinned() error {
 // Adopted reports whether a former daemon's maps were taken over.
 func (p *Plane) Adopted() bool { return p.adopted }
 
-// mapControl is the section of the variable that tells packets how things stand.
-const mapControl = ".data.control"
+// The sections of variables: what tells packets how things stand, and how far the keys of
+// the VIP tables are displaced.
+const (
+	mapControl       = ".data.control"
+	mapDisplacements = ".data.displacements"
+)
 
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapRooms: m.Rooms, mapControl: p.controlMap,
+		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapRooms: m.Rooms, mapControl: p.controlMap, mapDisplacements: p.displacementsMap,
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
-		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVips: m.Vips,
+		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVipEntries: m.VipEntries,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
 		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
@@ -371,10 +378,11 @@ func spreadMask(prefix netip.Prefix) uint16 {
 
 func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[mapControl].Flags = unix.BPF_F_MMAPABLE
+	spec.Maps[mapDisplacements].Flags = unix.BPF_F_MMAPABLE
 	spec.Maps[lbMapLedger].MaxEntries = ledgerPages(limits)
 	spec.Maps[lbMapFlows].MaxEntries = flowBuckets(limits)
 	spec.Maps[lbMapFragments].MaxEntries = fragmentBuckets(limits)
-	spec.Maps[lbMapVips].MaxEntries = 2 * vipBuckets(limits)
+	spec.Maps[lbMapVipEntries].MaxEntries = 2 * vipEntries(limits)
 	spec.Maps[lbMapPortRanges].MaxEntries = 2 * portRanges(limits)
 	spec.Maps[lbMapTerms].MaxEntries = 2 * limits.VIPs
 	spec.Maps[lbMapNatEndpoints].MaxEntries = 2 * limits.Endpoints
@@ -394,10 +402,10 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapBackendCounters].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
 }
 
-// vipBuckets is the most buckets of one VIP table, a power of two. Each endpoint has
-// a key of its own and perhaps one for its address.
-func vipBuckets(limits Limits) uint32 {
-	return ceilPowerOfTwo(2 * limits.Endpoints * bucketsPerEntry)
+// vipEntries is the most entries of one VIP table, a power of two. Each endpoint has a
+// key of its own, and perhaps one each for its address, its fragments and its replies.
+func vipEntries(limits Limits) uint32 {
+	return max(undisplacedEntries, ceilPowerOfTwo(4*limits.Endpoints*100/fullest+1))
 }
 
 // portRanges is the most ranges of one VIP table: those of VIPs, and what is
@@ -419,7 +427,10 @@ func (p *Plane) mapMemories() error {
 	if p.control, err = mapMemory[lbControl](p.controlMap); err != nil {
 		return err
 	}
-	if p.vips, err = mapMemory[lbVipBucket](p.maps.Vips); err != nil {
+	if p.displacements, err = mapMemory[lbDisplacements](p.displacementsMap); err != nil {
+		return err
+	}
+	if p.vips, err = mapMemory[lbVipEntry](p.maps.VipEntries); err != nil {
 		return err
 	}
 	if p.pools, err = mapMemory[lbPool](p.maps.Pools); err != nil {
@@ -482,10 +493,10 @@ func (p *Plane) mapNATMemories() error {
 func (p *Plane) Close() error {
 	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
-		p.control.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.rooms.close(), p.flows.close(), p.ledger.close(),
+		p.control.close(), p.displacements.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.rooms.close(), p.flows.close(), p.ledger.close(),
 		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
 		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(), p.synGiven.close(),
-		p.maps.Close(), p.controlMap.Close())
+		p.maps.Close(), p.controlMap.Close(), p.displacementsMap.Close())
 	errs = append(errs, p.program.Close())
 	for _, part := range p.parts {
 		errs = append(errs, part.Close())
@@ -512,7 +523,7 @@ func (p *Plane) Maps() []model.MapUse {
 	cpus := ebpf.MustPossibleCPU()
 	n := &p.numbers
 	return []model.MapUse{
-		use("vips", p.maps.Vips, n.vips.used, n.vips.size, 1),
+		use("vips", p.maps.VipEntries, n.vips.used, n.vips.size, 1),
 		use("vip_counters", p.maps.VipCounters, n.vips.used, n.vips.size, cpus),
 		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
 		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),

@@ -127,30 +127,28 @@ func entriesOf(vips []model.VIP) []lbVipEntry {
 }
 
 // find looks an entry up as the program does.
-func (t *vipTable) find(e lbVipEntry) bool {
-	b := t.buckets[t.bucket(&e)]
-	return b.Entry[0] == e || b.Entry[1] == e
-}
+func (t *vipTable) find(e lbVipEntry) bool { return t.entries[t.entry(&e)] == e }
 
 func TestBuildVIPTable(t *testing.T) {
 	random := rand.New(rand.NewPCG(9, 10))
 	for _, n := range []int{0, 1, 2, 3, 10, 100, 1000, 5000, 10000} {
 		entries := entriesOf(manyVIPs(n, random))
-		limit := vipBuckets(Limits{Endpoints: uint32(max(1, n))})
+		limit := vipEntries(Limits{Endpoints: uint32(max(1, n))})
 		table, err := buildVIPTable(entries, limit, random)
 		if err != nil {
 			t.Errorf("%d VIPs: %v", n, err)
 			continue
 		}
-		if len(table.buckets) > int(limit) || 1<<(64-table.shift) != len(table.buckets) {
-			t.Errorf("%d VIPs: %d buckets of at most %d, shift %d", n, len(table.buckets), limit, table.shift)
+		if len(table.entries) > int(limit) || 1<<table.entryBits != len(table.entries) {
+			t.Errorf("%d VIPs: %d entries of at most %d, %d bits", n, len(table.entries), limit, table.entryBits)
+		}
+		if most := max(undisplacedEntries, 4*len(entries)); len(table.entries) > most {
+			t.Errorf("%d VIPs: %d entries for %d keys, want at most %d", n, len(table.entries), len(entries), most)
 		}
 		filled := 0
-		for _, b := range table.buckets {
-			for _, e := range b.Entry {
-				if e.Endpoint != 0 {
-					filled++
-				}
+		for _, e := range table.entries {
+			if e.Endpoint != 0 {
+				filled++
 			}
 		}
 		if filled != len(entries) {
@@ -158,7 +156,7 @@ func TestBuildVIPTable(t *testing.T) {
 		}
 		for _, e := range entries {
 			if !table.find(e) {
-				t.Errorf("%d VIPs: entry %+v is not in its bucket", n, e)
+				t.Errorf("%d VIPs: entry %+v is not in its place", n, e)
 			}
 		}
 		for _, v := range table.multiplier {
@@ -166,16 +164,59 @@ func TestBuildVIPTable(t *testing.T) {
 				t.Errorf("%d VIPs: multiplier %d is even", n, v)
 			}
 		}
-		t.Logf("%d VIPs, %d keys: %d buckets", n, len(entries), len(table.buckets))
+		t.Logf("%d VIPs, %d keys: %d entries, %d displacements", n, len(entries), len(table.entries), len(table.displacements))
 	}
+}
+
+// TestDisplacedKeys: whatever part of the addresses and ports tells keys apart, all find room
+// in the smallest table that is tried for so many.
+func TestDisplacedKeys(t *testing.T) {
+	random := rand.New(rand.NewPCG(15, 16))
+	patterns := map[string]func(e *lbVipEntry, i uint64){
+		"the last byte and the port": func(e *lbVipEntry, i uint64) { e.Address.Word[1], e.Endpoint = i<<56, uint32(6<<16|i>>8) },
+		"IPv4 addresses in a row":    func(e *lbVipEntry, i uint64) { e.Address = address(ipv4At(uint32(i))) },
+		"the first two bytes":        func(e *lbVipEntry, i uint64) { e.Address.Word[0] = i },
+		"a subnet's bytes":           func(e *lbVipEntry, i uint64) { e.Address.Word[0] = 0xb80d0120 | i<<48 },
+		"ports":                      func(e *lbVipEntry, i uint64) { e.Endpoint = uint32(17<<16 | i) },
+		"anything":                   func(e *lbVipEntry, i uint64) { e.Address.Word = [2]uint64{random.Uint64(), random.Uint64()} },
+	}
+	const n = 10000
+	for name, vary := range patterns {
+		t.Run(name, func(t *testing.T) {
+			entries := make([]lbVipEntry, n)
+			for i := range entries {
+				entries[i].Endpoint = 6<<16 | 80
+				vary(&entries[i], uint64(i))
+			}
+			table, err := buildVIPTable(entries, 16384, random)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range entries {
+				if !table.find(entries[i]) {
+					t.Fatalf("entry %+v is not in its place", entries[i])
+				}
+			}
+			// Keys at equal distances a hash by multiplication spreads evenly, others not.
+			alone := *table
+			alone.groupBits, alone.displacements = 0, nil
+			if name == "anything" && alone.fits(entries) {
+				t.Error("the hash alone would do, the test tests nothing")
+			}
+		})
+	}
+}
+
+func ipv4At(i uint32) netip.Addr {
+	return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, 10<<24+i)))
 }
 
 func TestBuildVIPTableTooSmall(t *testing.T) {
 	random := rand.New(rand.NewPCG(11, 12))
 	entries := entriesOf(manyVIPs(100, random))
-	for _, buckets := range []uint32{0, 1, 2, 32, 64} {
-		if _, err := buildVIPTable(entries, buckets, random); err == nil {
-			t.Errorf("%d keys fit in %d buckets", len(entries), buckets)
+	for _, most := range []uint32{0, 1, 2, 32, 128} {
+		if _, err := buildVIPTable(entries, most, random); err == nil {
+			t.Errorf("%d keys fit in %d entries", len(entries), most)
 		}
 	}
 }
