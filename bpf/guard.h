@@ -234,7 +234,7 @@ side_step u32 drop_guarded(u32 vip, u32 reason, u32 length, u32 opener)
 
 	if (c && at < GUARD_REASONS)
 		c->dropped[at]++;
-	count_packet(&vip_counters, vip, &pkt);
+	count_for_vip(vip, &pkt);
 	return reason;
 }
 

@@ -58,7 +58,7 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 	struct backend *backend;
 	enum reason reason;
 
-	count_packet(&vip_counters, route->vip, pkt);
+	count_for_vip(route->vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment && !pkt->quoted)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 	if (index < OWNER_FIRST)
@@ -72,7 +72,7 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 	if (reason == TX_FORWARDED)
 		reason = transmit(ctx, backend);
 	if (verdict(reason) != XDP_DROP)
-		count_packet(&backend_counters, index, pkt);
+		count_for_backend(index, pkt);
 	return reason;
 }
 

@@ -423,19 +423,30 @@ struct {
 	__type(value, u32);
 } egress SEC(".maps");
 
+/*
+ * Counters of VIPs and of backends: a row for each CPU, in whole cache lines, so that no
+ * two share one. Not per-CPU arrays, which find each element by a pointer of its own: with
+ * many VIPs that is a second line that no cache has.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct counters);
-} vip_counters SEC(".maps");
+} vip_rows SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
 	__type(key, u32);
 	__type(value, struct counters);
-} backend_counters SEC(".maps");
+} backend_rows SEC(".maps");
+
+/* Counters in a row. */
+const volatile u32 vip_row;
+const volatile u32 backend_row;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

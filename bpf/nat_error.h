@@ -118,7 +118,7 @@ step enum reason error_to_backend(struct xdp_md *ctx, struct packet *pkt, struct
 	if (reason != TX_FORWARDED)
 		return reason;
 	reason = course_to_backend(ctx, pkt, vip, c);
-	count_packet(&vip_counters, vip->vip, pkt);
+	count_for_vip(vip->vip, pkt);
 	if (reason != TX_FORWARDED)
 		return reason;
 	if (c->backend < OWNER_FIRST)
@@ -141,7 +141,7 @@ step enum reason error_to_backend(struct xdp_md *ctx, struct packet *pkt, struct
 		return reason;
 	reason = transmit_to_backend(ctx, &c->hop);
 	if (verdict(reason) != XDP_DROP)
-		count_packet(&backend_counters, c->backend, pkt);
+		count_for_backend(c->backend, pkt);
 	return reason;
 }
 

@@ -330,7 +330,7 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct 
 	enum reason reason;
 	int more;
 
-	count_packet(&vip_counters, c->vip, pkt);
+	count_for_vip(c->vip, pkt);
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment)
 		return reset_client(ctx, pkt, c);
 	if (index < OWNER_FIRST)
@@ -352,6 +352,6 @@ step enum reason send_to_backend(struct xdp_md *ctx, struct packet *pkt, struct 
 		return reason;
 	reason = transmit_to_backend(ctx, &c->hop);
 	if (verdict(reason) != XDP_DROP)
-		count_packet(&backend_counters, index, pkt);
+		count_for_backend(index, pkt);
 	return reason;
 }

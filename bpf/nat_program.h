@@ -29,7 +29,7 @@ step enum reason find_course(struct xdp_md *ctx, struct packet *pkt, const struc
 			keep_to_backend(pkt, vip, c);
 		return TX_FORWARDED;
 	}
-	count_packet(&vip_counters, vip->vip, pkt);
+	count_for_vip(vip->vip, pkt);
 	return reason == DROP_NO_CONNECTION ? refuse_connection(ctx, pkt) : reason;
 }
 

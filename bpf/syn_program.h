@@ -43,7 +43,7 @@ step enum reason answer_syn(struct xdp_md *ctx, struct packet *pkt, struct cours
 	s64 cookie;
 
 	pkt->opener = false;
-	count_packet(&vip_counters, c->vip, pkt);
+	count_for_vip(c->vip, pkt);
 	/* A backend that has answered will do so again by itself. */
 	if (pkt->closer || pkt->fragment || (session && !may_begin_anew(session)))
 		return DROP_SYN_FLOOD;

@@ -260,9 +260,7 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 		}
 		for id, owner := range at.owners {
 			if from, known := last.owners[id]; known {
-				if err := moveCounters(p.maps.BackendCounters, last.base()+from, at.base()+owner); err != nil {
-					return fmt.Errorf("counters of backend %s: %w", id, err)
-				}
+				p.backendCounters.move(last.base()+from, at.base()+owner)
 			}
 		}
 	}

@@ -3,8 +3,6 @@ package dataplane
 import (
 	"fmt"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
@@ -40,11 +38,7 @@ func (p *Plane) Counters() (Counters, error) {
 		Observed: make(map[string][]model.Reason, len(p.applied.vips)), Forgotten: make(map[string]uint64, len(p.applied.vips)),
 	}
 	for name, v := range p.applied.vips {
-		sum, err := readCounters(p.maps.VipCounters, v.id)
-		if err != nil {
-			return Counters{}, fmt.Errorf("counters of VIP %q: %w", name, err)
-		}
-		c.VIPs[name] = sum
+		c.VIPs[name] = p.vipCounters.sum(v.id)
 		guard, err := p.readGuardCounters(v.id)
 		if err != nil {
 			return Counters{}, fmt.Errorf("guard of VIP %q: %w", name, err)
@@ -55,11 +49,7 @@ func (p *Plane) Counters() (Counters, error) {
 	}
 	for name, at := range p.applied.places {
 		for id, owner := range at.owners {
-			sum, err := readCounters(p.maps.BackendCounters, at.base()+owner)
-			if err != nil {
-				return Counters{}, fmt.Errorf("counters of backend %s of pool %q: %w", id, name, err)
-			}
-			c.Backends[BackendKey{name, id}] = sum
+			c.Backends[BackendKey{name, id}] = p.backendCounters.sum(at.base() + owner)
 		}
 	}
 	for i, name := range p.reasons {
@@ -77,32 +67,4 @@ func (p *Plane) Counters() (Counters, error) {
 		Remembered: events[lbFlowEventFRAGMENT_REMEMBERED], Evicted: events[lbFlowEventFRAGMENT_EVICTED],
 	}
 	return c, err
-}
-
-func readCounters(m *ebpf.Map, index uint32) (model.Counters, error) {
-	var perCPU []lbCounters
-	if err := m.Lookup(index, &perCPU); err != nil {
-		return model.Counters{}, err
-	}
-	var sum model.Counters
-	for _, c := range perCPU {
-		sum.Packets += c.Packets
-		sum.Bytes += c.Bytes
-		sum.Connections += c.Connections
-	}
-	return sum, nil
-}
-
-// clearCounters zeroes an index that is no longer used, for whoever gets it next.
-func clearCounters(m *ebpf.Map, index uint32) error {
-	return m.Put(index, make([]lbCounters, ebpf.MustPossibleCPU()))
-}
-
-// moveCounters copies an index's counts to another.
-func moveCounters(m *ebpf.Map, from, to uint32) error {
-	var perCPU []lbCounters
-	if err := m.Lookup(from, &perCPU); err != nil {
-		return err
-	}
-	return m.Put(to, perCPU)
 }

@@ -395,11 +395,7 @@ func (l *fuzzLab) countedBy(j judgement) (string, error) {
 		return j.vips[0].Name, nil
 	}
 	for _, v := range j.vips {
-		now, err := readCounters(l.maps.VipCounters, l.Plane.applied.vips[v.Name].id)
-		if err != nil {
-			return "", err
-		}
-		if now == plus(l.tally.vips[v.Name], j.one) {
+		if now := l.vipCounters.sum(l.Plane.applied.vips[v.Name].id); now == plus(l.tally.vips[v.Name], j.one) {
 			return v.Name, nil
 		}
 	}

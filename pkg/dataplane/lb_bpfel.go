@@ -569,7 +569,7 @@ type lbVocabulary struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	lbMapAllowances            = "allowances"
-	lbMapBackendCounters       = "backend_counters"
+	lbMapBackendRows           = "backend_rows"
 	lbMapBackends              = "backends"
 	lbMapCourses               = "courses"
 	lbMapEgress                = "egress"
@@ -597,14 +597,15 @@ const (
 	lbMapTerms                 = "terms"
 	lbMapTranslations          = "translations"
 	lbMapVipBuckets            = "vip_buckets"
-	lbMapVipCounters           = "vip_counters"
 	lbMapVipEntries            = "vip_entries"
+	lbMapVipRows               = "vip_rows"
 	lbProgSteelyard            = "steelyard"
 	lbProgSteelyardNat         = "steelyard_nat"
 	lbProgSteelyardNatError    = "steelyard_nat_error"
 	lbProgSteelyardNatFragment = "steelyard_nat_fragment"
 	lbProgSteelyardPart        = "steelyard_part"
 	lbProgSteelyardSyn         = "steelyard_syn"
+	lbVarBackendRow            = "backend_row"
 	lbVarCtl                   = "ctl"
 	lbVarDisplacements         = "displacements"
 	lbVarFlowMask              = "flow_mask"
@@ -624,6 +625,7 @@ const (
 	lbVarSourceMask            = "source_mask"
 	lbVarSpreadIpv4            = "spread_ipv4"
 	lbVarSpreadIpv6            = "spread_ipv6"
+	lbVarVipRow                = "vip_row"
 	lbVarVocabulary            = "vocabulary"
 )
 
@@ -681,43 +683,44 @@ type lbProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbMapSpecs struct {
-	Allowances      *ebpf.MapSpec `ebpf:"allowances"`
-	BackendCounters *ebpf.MapSpec `ebpf:"backend_counters"`
-	Backends        *ebpf.MapSpec `ebpf:"backends"`
-	Courses         *ebpf.MapSpec `ebpf:"courses"`
-	Egress          *ebpf.MapSpec `ebpf:"egress"`
-	FlowEvents      *ebpf.MapSpec `ebpf:"flow_events"`
-	Flows           *ebpf.MapSpec `ebpf:"flows"`
-	Fragments       *ebpf.MapSpec `ebpf:"fragments"`
-	GuardCounters   *ebpf.MapSpec `ebpf:"guard_counters"`
-	Guards          *ebpf.MapSpec `ebpf:"guards"`
-	Ledger          *ebpf.MapSpec `ebpf:"ledger"`
-	NatEndpoints    *ebpf.MapSpec `ebpf:"nat_endpoints"`
-	NatPorts        *ebpf.MapSpec `ebpf:"nat_ports"`
-	NatTimeouts     *ebpf.MapSpec `ebpf:"nat_timeouts"`
-	Parts           *ebpf.MapSpec `ebpf:"parts"`
-	Pools           *ebpf.MapSpec `ebpf:"pools"`
-	PortRanges      *ebpf.MapSpec `ebpf:"port_ranges"`
-	Reasons         *ebpf.MapSpec `ebpf:"reasons"`
-	Rooms           *ebpf.MapSpec `ebpf:"rooms"`
-	ServerIds       *ebpf.MapSpec `ebpf:"server_ids"`
-	Sessions        *ebpf.MapSpec `ebpf:"sessions"`
-	Slots           *ebpf.MapSpec `ebpf:"slots"`
-	SourceBuckets   *ebpf.MapSpec `ebpf:"source_buckets"`
-	SourceLists     *ebpf.MapSpec `ebpf:"source_lists"`
-	Splices         *ebpf.MapSpec `ebpf:"splices"`
-	SynGiven        *ebpf.MapSpec `ebpf:"syn_given"`
-	Terms           *ebpf.MapSpec `ebpf:"terms"`
-	Translations    *ebpf.MapSpec `ebpf:"translations"`
-	VipBuckets      *ebpf.MapSpec `ebpf:"vip_buckets"`
-	VipCounters     *ebpf.MapSpec `ebpf:"vip_counters"`
-	VipEntries      *ebpf.MapSpec `ebpf:"vip_entries"`
+	Allowances    *ebpf.MapSpec `ebpf:"allowances"`
+	BackendRows   *ebpf.MapSpec `ebpf:"backend_rows"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Courses       *ebpf.MapSpec `ebpf:"courses"`
+	Egress        *ebpf.MapSpec `ebpf:"egress"`
+	FlowEvents    *ebpf.MapSpec `ebpf:"flow_events"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	GuardCounters *ebpf.MapSpec `ebpf:"guard_counters"`
+	Guards        *ebpf.MapSpec `ebpf:"guards"`
+	Ledger        *ebpf.MapSpec `ebpf:"ledger"`
+	NatEndpoints  *ebpf.MapSpec `ebpf:"nat_endpoints"`
+	NatPorts      *ebpf.MapSpec `ebpf:"nat_ports"`
+	NatTimeouts   *ebpf.MapSpec `ebpf:"nat_timeouts"`
+	Parts         *ebpf.MapSpec `ebpf:"parts"`
+	Pools         *ebpf.MapSpec `ebpf:"pools"`
+	PortRanges    *ebpf.MapSpec `ebpf:"port_ranges"`
+	Reasons       *ebpf.MapSpec `ebpf:"reasons"`
+	Rooms         *ebpf.MapSpec `ebpf:"rooms"`
+	ServerIds     *ebpf.MapSpec `ebpf:"server_ids"`
+	Sessions      *ebpf.MapSpec `ebpf:"sessions"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SourceBuckets *ebpf.MapSpec `ebpf:"source_buckets"`
+	SourceLists   *ebpf.MapSpec `ebpf:"source_lists"`
+	Splices       *ebpf.MapSpec `ebpf:"splices"`
+	SynGiven      *ebpf.MapSpec `ebpf:"syn_given"`
+	Terms         *ebpf.MapSpec `ebpf:"terms"`
+	Translations  *ebpf.MapSpec `ebpf:"translations"`
+	VipBuckets    *ebpf.MapSpec `ebpf:"vip_buckets"`
+	VipEntries    *ebpf.MapSpec `ebpf:"vip_entries"`
+	VipRows       *ebpf.MapSpec `ebpf:"vip_rows"`
 }
 
 // lbVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type lbVariableSpecs struct {
+	BackendRow     *ebpf.VariableSpec `ebpf:"backend_row"`
 	Ctl            *ebpf.VariableSpec `ebpf:"ctl"`
 	Displacements  *ebpf.VariableSpec `ebpf:"displacements"`
 	FlowMask       *ebpf.VariableSpec `ebpf:"flow_mask"`
@@ -737,6 +740,7 @@ type lbVariableSpecs struct {
 	SourceMask     *ebpf.VariableSpec `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.VariableSpec `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.VariableSpec `ebpf:"spread_ipv6"`
+	VipRow         *ebpf.VariableSpec `ebpf:"vip_row"`
 	Vocabulary     *ebpf.VariableSpec `ebpf:"vocabulary"`
 }
 
@@ -760,43 +764,43 @@ func (o *lbObjects) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbMaps struct {
-	Allowances      *ebpf.Map `ebpf:"allowances"`
-	BackendCounters *ebpf.Map `ebpf:"backend_counters"`
-	Backends        *ebpf.Map `ebpf:"backends"`
-	Courses         *ebpf.Map `ebpf:"courses"`
-	Egress          *ebpf.Map `ebpf:"egress"`
-	FlowEvents      *ebpf.Map `ebpf:"flow_events"`
-	Flows           *ebpf.Map `ebpf:"flows"`
-	Fragments       *ebpf.Map `ebpf:"fragments"`
-	GuardCounters   *ebpf.Map `ebpf:"guard_counters"`
-	Guards          *ebpf.Map `ebpf:"guards"`
-	Ledger          *ebpf.Map `ebpf:"ledger"`
-	NatEndpoints    *ebpf.Map `ebpf:"nat_endpoints"`
-	NatPorts        *ebpf.Map `ebpf:"nat_ports"`
-	NatTimeouts     *ebpf.Map `ebpf:"nat_timeouts"`
-	Parts           *ebpf.Map `ebpf:"parts"`
-	Pools           *ebpf.Map `ebpf:"pools"`
-	PortRanges      *ebpf.Map `ebpf:"port_ranges"`
-	Reasons         *ebpf.Map `ebpf:"reasons"`
-	Rooms           *ebpf.Map `ebpf:"rooms"`
-	ServerIds       *ebpf.Map `ebpf:"server_ids"`
-	Sessions        *ebpf.Map `ebpf:"sessions"`
-	Slots           *ebpf.Map `ebpf:"slots"`
-	SourceBuckets   *ebpf.Map `ebpf:"source_buckets"`
-	SourceLists     *ebpf.Map `ebpf:"source_lists"`
-	Splices         *ebpf.Map `ebpf:"splices"`
-	SynGiven        *ebpf.Map `ebpf:"syn_given"`
-	Terms           *ebpf.Map `ebpf:"terms"`
-	Translations    *ebpf.Map `ebpf:"translations"`
-	VipBuckets      *ebpf.Map `ebpf:"vip_buckets"`
-	VipCounters     *ebpf.Map `ebpf:"vip_counters"`
-	VipEntries      *ebpf.Map `ebpf:"vip_entries"`
+	Allowances    *ebpf.Map `ebpf:"allowances"`
+	BackendRows   *ebpf.Map `ebpf:"backend_rows"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Courses       *ebpf.Map `ebpf:"courses"`
+	Egress        *ebpf.Map `ebpf:"egress"`
+	FlowEvents    *ebpf.Map `ebpf:"flow_events"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	GuardCounters *ebpf.Map `ebpf:"guard_counters"`
+	Guards        *ebpf.Map `ebpf:"guards"`
+	Ledger        *ebpf.Map `ebpf:"ledger"`
+	NatEndpoints  *ebpf.Map `ebpf:"nat_endpoints"`
+	NatPorts      *ebpf.Map `ebpf:"nat_ports"`
+	NatTimeouts   *ebpf.Map `ebpf:"nat_timeouts"`
+	Parts         *ebpf.Map `ebpf:"parts"`
+	Pools         *ebpf.Map `ebpf:"pools"`
+	PortRanges    *ebpf.Map `ebpf:"port_ranges"`
+	Reasons       *ebpf.Map `ebpf:"reasons"`
+	Rooms         *ebpf.Map `ebpf:"rooms"`
+	ServerIds     *ebpf.Map `ebpf:"server_ids"`
+	Sessions      *ebpf.Map `ebpf:"sessions"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SourceBuckets *ebpf.Map `ebpf:"source_buckets"`
+	SourceLists   *ebpf.Map `ebpf:"source_lists"`
+	Splices       *ebpf.Map `ebpf:"splices"`
+	SynGiven      *ebpf.Map `ebpf:"syn_given"`
+	Terms         *ebpf.Map `ebpf:"terms"`
+	Translations  *ebpf.Map `ebpf:"translations"`
+	VipBuckets    *ebpf.Map `ebpf:"vip_buckets"`
+	VipEntries    *ebpf.Map `ebpf:"vip_entries"`
+	VipRows       *ebpf.Map `ebpf:"vip_rows"`
 }
 
 func (m *lbMaps) Close() error {
 	return _LbClose(
 		m.Allowances,
-		m.BackendCounters,
+		m.BackendRows,
 		m.Backends,
 		m.Courses,
 		m.Egress,
@@ -824,8 +828,8 @@ func (m *lbMaps) Close() error {
 		m.Terms,
 		m.Translations,
 		m.VipBuckets,
-		m.VipCounters,
 		m.VipEntries,
+		m.VipRows,
 	)
 }
 
@@ -833,6 +837,7 @@ func (m *lbMaps) Close() error {
 //
 // It can be passed to loadLbObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lbVariables struct {
+	BackendRow     *ebpf.Variable `ebpf:"backend_row"`
 	Ctl            *ebpf.Variable `ebpf:"ctl"`
 	Displacements  *ebpf.Variable `ebpf:"displacements"`
 	FlowMask       *ebpf.Variable `ebpf:"flow_mask"`
@@ -852,6 +857,7 @@ type lbVariables struct {
 	SourceMask     *ebpf.Variable `ebpf:"source_mask"`
 	SpreadIpv4     *ebpf.Variable `ebpf:"spread_ipv4"`
 	SpreadIpv6     *ebpf.Variable `ebpf:"spread_ipv6"`
+	VipRow         *ebpf.Variable `ebpf:"vip_row"`
 	Vocabulary     *ebpf.Variable `ebpf:"vocabulary"`
 }
 

@@ -104,6 +104,8 @@ type Plane struct {
 	flows         memory[lbFlowBucket]
 	ledger        memory[lbLedgerPage]
 
+	vipCounters, backendCounters counterRows
+
 	ranges    memory[lbPortRange]
 	terms     memory[lbVipTerms]
 	fragments memory[lbFlowBucket]
@@ -320,9 +322,9 @@ const (
 func (p *Plane) mapsByName() map[string]*ebpf.Map {
 	m := &p.maps
 	return map[string]*ebpf.Map{
-		lbMapBackendCounters: m.BackendCounters, lbMapBackends: m.Backends, lbMapRooms: m.Rooms, mapControl: p.controlMap, mapDisplacements: p.displacementsMap,
+		lbMapBackendRows: m.BackendRows, lbMapBackends: m.Backends, lbMapRooms: m.Rooms, mapControl: p.controlMap, mapDisplacements: p.displacementsMap,
 		lbMapEgress: m.Egress, lbMapFlowEvents: m.FlowEvents, lbMapFlows: m.Flows, lbMapLedger: m.Ledger,
-		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipCounters: m.VipCounters, lbMapVipEntries: m.VipEntries,
+		lbMapPools: m.Pools, lbMapReasons: m.Reasons, lbMapSlots: m.Slots, lbMapVipRows: m.VipRows, lbMapVipEntries: m.VipEntries,
 		lbMapAllowances: m.Allowances, lbMapFragments: m.Fragments, lbMapParts: m.Parts, lbMapPortRanges: m.PortRanges, lbMapServerIds: m.ServerIds, lbMapTerms: m.Terms,
 		lbMapCourses: m.Courses, lbMapNatEndpoints: m.NatEndpoints, lbMapNatPorts: m.NatPorts, lbMapNatTimeouts: m.NatTimeouts,
 		lbMapSessions: m.Sessions, lbMapTranslations: m.Translations,
@@ -357,6 +359,8 @@ func specialize(spec *ebpf.CollectionSpec, limits Limits, options Options) error
 		lbVarIcmpCost:     cost,
 		lbVarScreening:    options.Screening,
 		lbVarSourceMask:   sourceLines(limits) - 1,
+		lbVarVipRow:       rowOf(limits.VIPs),
+		lbVarBackendRow:   rowOf(limits.Backends + uint32(lbOwnerOWNER_FIRST)),
 	})
 	for name, value := range constants {
 		if err := spec.Variables[name].Set(value); err != nil {
@@ -387,7 +391,7 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapTerms].MaxEntries = 2 * limits.VIPs
 	spec.Maps[lbMapNatEndpoints].MaxEntries = 2 * limits.Endpoints
 	spec.Maps[lbMapNatTimeouts].MaxEntries = limits.VIPs
-	spec.Maps[lbMapVipCounters].MaxEntries = limits.VIPs
+	spec.Maps[lbMapVipRows].MaxEntries = rowsOf(limits.VIPs)
 	sizeSplices(spec, limits)
 	spec.Maps[lbMapGuardCounters].MaxEntries = limits.VIPs
 	spec.Maps[lbMapVipBuckets].MaxEntries = limits.VIPs
@@ -399,7 +403,7 @@ func size(spec *ebpf.CollectionSpec, limits Limits) {
 	spec.Maps[lbMapServerIds].MaxEntries = serverIDsPerBackend * limits.Backends
 	spec.Maps[lbMapBackends].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
 	spec.Maps[lbMapRooms].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
-	spec.Maps[lbMapBackendCounters].MaxEntries = limits.Backends + uint32(lbOwnerOWNER_FIRST)
+	spec.Maps[lbMapBackendRows].MaxEntries = rowsOf(limits.Backends + uint32(lbOwnerOWNER_FIRST))
 }
 
 // vipEntries is the most entries of one VIP table, a power of two. Each endpoint has a
@@ -460,6 +464,12 @@ func (p *Plane) mapMemories() error {
 	if p.guards, err = mapMemory[lbGuard](p.maps.Guards); err != nil {
 		return err
 	}
+	if p.vipCounters, err = mapRows(p.maps.VipRows); err != nil {
+		return err
+	}
+	if p.backendCounters, err = mapRows(p.maps.BackendRows); err != nil {
+		return err
+	}
 	if err := p.mapNATMemories(); err != nil {
 		return err
 	}
@@ -494,7 +504,7 @@ func (p *Plane) Close() error {
 	errs := []error{p.closeLinks(0)}
 	errs = append(errs,
 		p.control.close(), p.displacements.close(), p.vips.close(), p.pools.close(), p.slots.close(), p.backends.close(), p.rooms.close(), p.flows.close(), p.ledger.close(),
-		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(),
+		p.ranges.close(), p.terms.close(), p.fragments.close(), p.guards.close(), p.vipCounters.close(), p.backendCounters.close(),
 		p.endpoints.close(), p.translations.close(), p.sessions.close(), p.natPorts.close(), p.natTimeouts.close(), p.synGiven.close(),
 		p.maps.Close(), p.controlMap.Close(), p.displacementsMap.Close())
 	errs = append(errs, p.program.Close())
@@ -524,14 +534,14 @@ func (p *Plane) Maps() []model.MapUse {
 	n := &p.numbers
 	return []model.MapUse{
 		use("vips", p.maps.VipEntries, n.vips.used, n.vips.size, 1),
-		use("vip_counters", p.maps.VipCounters, n.vips.used, n.vips.size, cpus),
+		use("vip_counters", p.maps.VipRows, n.vips.used, n.vips.size, cpus),
 		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
 		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),
 		use("flows", p.maps.Flows, uint32(p.stats.Live), flowBuckets(p.limits)*flowsPerBucket, 1),
 		use("translations", p.maps.Translations, uint32(p.stats.Translations), p.natSources.capacity(), 1),
 		use("sessions", p.maps.Sessions, uint32(p.stats.Translations), p.natSources.sessionBuckets()*8, 1),
 		use("backends", p.maps.Backends, n.backends.used, n.backends.size, 1),
-		use("backend_counters", p.maps.BackendCounters, n.backends.used, n.backends.size, cpus),
+		use("backend_counters", p.maps.BackendRows, n.backends.used, n.backends.size, cpus),
 	}
 }
 

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -114,20 +113,17 @@ func (p *Plane) reclaim(s *sweep) (bool, error) {
 		return false, err
 	}
 	for _, id := range free.vips {
-		if err := errors.Join(clearCounters(p.maps.VipCounters, id), p.clearGuardCounters(id)); err != nil {
+		p.vipCounters.clear(id)
+		if err := p.clearGuardCounters(id); err != nil {
 			return false, fmt.Errorf("clear the counters of a removed VIP: %w", err)
 		}
 	}
 	for _, b := range free.backends {
-		if err := p.clearBackend(b.at.base() + b.at.owners[b.id]); err != nil {
-			return false, err
-		}
+		p.clearBackend(b.at.base() + b.at.owners[b.id])
 	}
 	for _, g := range free.ghosts {
 		for _, owner := range g.owners {
-			if err := p.clearBackend(g.base() + owner); err != nil {
-				return false, err
-			}
+			p.clearBackend(g.base() + owner)
 		}
 	}
 	p.dropFragments(free)
@@ -135,13 +131,10 @@ func (p *Plane) reclaim(s *sweep) (bool, error) {
 	return true, p.dropServerIDs()
 }
 
-func (p *Plane) clearBackend(index uint32) error {
-	if err := clearCounters(p.maps.BackendCounters, index); err != nil {
-		return fmt.Errorf("clear the counters of a removed backend: %w", err)
-	}
+func (p *Plane) clearBackend(index uint32) {
+	p.backendCounters.clear(index)
 	p.backends.store(index, lbBackend{})
 	p.rooms.store(index, lbRoom{})
-	return nil
 }
 
 // forget gives the numbers back.

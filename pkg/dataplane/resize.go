@@ -81,24 +81,18 @@ func copyMap[T any](to memory[T], m *ebpf.Map) error {
 	return from.close()
 }
 
-// copyCounters copies what is counted of all that has a number.
+// copyCounters copies what is counted of all that has a number, but for what a former
+// version counted elsewhere.
 func (p *Plane) copyCounters() error {
+	if err := p.copyRows(); err != nil {
+		return err
+	}
 	for _, v := range p.applied.vips {
-		if err := copyCount[lbCounters](p.maps.VipCounters, p.former[lbMapVipCounters], v.id); err != nil {
-			return err
-		}
 		if p.former[lbMapGuardCounters] == nil {
-			continue // a former version had none
+			break // a former version had none
 		}
 		if err := copyCount[lbGuardCounters](p.maps.GuardCounters, p.former[lbMapGuardCounters], v.id); err != nil {
 			return err
-		}
-	}
-	for _, at := range p.allPlaces() {
-		for _, owner := range at.owners {
-			if err := copyCount[lbCounters](p.maps.BackendCounters, p.former[lbMapBackendCounters], at.base()+owner); err != nil {
-				return err
-			}
 		}
 	}
 	// Of a version that has others, a reason's number is not what it is here.
@@ -112,6 +106,31 @@ func (p *Plane) copyCounters() error {
 	for i := range min(uint32(lbFlowEventFLOW_EVENTS), p.former[lbMapFlowEvents].MaxEntries()) {
 		if err := copyCount[uint64](p.maps.FlowEvents, p.former[lbMapFlowEvents], i); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plane) copyRows() error {
+	if p.former[lbMapVipRows] == nil || p.former[lbMapBackendRows] == nil {
+		return nil
+	}
+	vips, err := mapRows(p.former[lbMapVipRows])
+	if err != nil {
+		return err
+	}
+	defer vips.close()
+	backends, err := mapRows(p.former[lbMapBackendRows])
+	if err != nil {
+		return err
+	}
+	defer backends.close()
+	for _, v := range p.applied.vips {
+		p.vipCounters.copyFrom(&vips, v.id)
+	}
+	for _, at := range p.allPlaces() {
+		for _, owner := range at.owners {
+			p.backendCounters.copyFrom(&backends, at.base()+owner)
 		}
 	}
 	return nil

@@ -62,6 +62,7 @@ func objects() []object {
 // balancer completes constants of the balancer with those whose value does not matter.
 func balancer(c constants) constants {
 	all := constants{
+		"backend_row":      {uint32(1 << 12)},
 		"flow_mask":        {uint32(1<<24 - 1)},
 		"fragment_mask":    {uint32(1<<12 - 1)},
 		"gue_port":         {uint16(0xc017)}, // 6080 on the wire
@@ -75,6 +76,7 @@ func balancer(c constants) constants {
 		"screening":        {true}, // the packet tables run without
 		"session_mask":     {uint32(1<<20 - 1)},
 		"source_mask":      {uint32(1<<14 - 1)},
+		"vip_row":          {uint32(1 << 10)},
 		"vocabulary":       nil, // nothing that the program reads
 	}
 	maps.Copy(all, c)

@@ -1,0 +1,71 @@
+package dataplane
+
+import (
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/steelyard-lb/steelyard/pkg/model"
+)
+
+// counterRows are counters of which each CPU has a row of its own; see vip_rows in
+// bpf/maps.h.
+type counterRows struct {
+	memory[lbCounters]
+	row uint32
+}
+
+// countersPerLine of the cache.
+const countersPerLine = 2
+
+// rowOf is how many counters a row has that has room for n: whole cache lines.
+func rowOf(n uint32) uint32 { return (n + countersPerLine - 1) / countersPerLine * countersPerLine }
+
+// rowsOf are the counters of all rows together.
+func rowsOf(n uint32) uint32 { return rowOf(n) * uint32(ebpf.MustPossibleCPU()) }
+
+// mapRows maps what [rowsOf] has given its size.
+func mapRows(m *ebpf.Map) (counterRows, error) {
+	mapped, err := mapMemory[lbCounters](m)
+	return counterRows{mapped, m.MaxEntries() / uint32(ebpf.MustPossibleCPU())}, err
+}
+
+// perCPU are what the CPUs count under an index.
+func (r *counterRows) perCPU(index uint32) []*lbCounters {
+	var out []*lbCounters
+	for at := index; at < uint32(len(r.elements)); at += r.row {
+		out = append(out, &r.elements[at])
+	}
+	return out
+}
+
+func (r *counterRows) sum(index uint32) model.Counters {
+	var sum model.Counters
+	for _, c := range r.perCPU(index) {
+		sum.Packets += atomic.LoadUint64(&c.Packets)
+		sum.Bytes += atomic.LoadUint64(&c.Bytes)
+		sum.Connections += atomic.LoadUint64(&c.Connections)
+	}
+	return sum
+}
+
+// clear zeroes an index that is no longer used, for whoever gets it next.
+func (r *counterRows) clear(index uint32) {
+	for _, c := range r.perCPU(index) {
+		*c = lbCounters{}
+	}
+}
+
+// move copies an index's counts to another that nobody counts under yet.
+func (r *counterRows) move(from, to uint32) {
+	for cpu, c := range r.perCPU(from) {
+		*r.perCPU(to)[cpu] = *c
+	}
+}
+
+// copyFrom copies what others counted under an index.
+func (r *counterRows) copyFrom(other *counterRows, index uint32) {
+	for cpu, c := range other.perCPU(index) {
+		*r.perCPU(index)[cpu] = *c
+	}
+}
