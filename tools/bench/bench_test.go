@@ -206,7 +206,7 @@ func TestBackendsShareFlows(t *testing.T) {
 func TestFlowsDiffer(t *testing.T) {
 	const flows = 2000
 	for name, source := range map[string][2]int{"tcp4 dsr-ipip": {26, 30}, "tcp6 dsr-ipip": {22, 38},
-		"tcp4 dsr-ipip 10000 vips": {26, 30}, "icmp4 error dsr-ipip": {58, 62}} {
+		"tcp4 dsr-ipip 10000 vips": {26, 30}, "icmp4 error dsr-ipip": {58, 62}, "icmp6 error dsr-ipip": {94, 102}} {
 		c := caseNamed(t, name)
 		r := newTestRig(t, c, flows)
 		sources, destinations := map[string]bool{}, map[string]bool{}

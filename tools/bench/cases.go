@@ -70,7 +70,8 @@ func cases() []testCase {
 		c.Room = 100_000
 	})
 	addTranslated(forwarded, add)
-	add("icmp4 error dsr-ipip", forwarded, func(c *testCase) { c.Packets, c.alone = subject.ErrorsICMP, true })
+	icmp := add("icmp4 error dsr-ipip", forwarded, func(c *testCase) { c.Packets, c.alone = subject.ErrorsICMP, true })
+	add("icmp6 error dsr-ipip", icmp, func(c *testCase) { c.IPv6, c.floor = true, floorIPv6 })
 	add("tcp4 not ours", forwarded, func(c *testCase) {
 		c.Packets, c.floor, c.verdict, c.Reason = subject.Foreign, nil, verdictPass, "pass_not_vip"
 		c.flows = []uint64{1, 1_000_000}
@@ -91,6 +92,8 @@ func addTranslated(forwarded testCase, add func(string, testCase, func(*testCase
 	tcp4 := add("tcp4 fullnat", forwarded, fullnat)
 	add("tcp4 fullnat replies", tcp4, answered)
 	add("tcp4 fullnat new flows", tcp4, func(c *testCase) { c.flows, c.Packets = nil, subject.Openers })
+	// Without a floor: what turns IPv4 into IPv6 writes other bytes than any program there.
+	add("tcp4 fullnat to IPv6", tcp4, func(c *testCase) { c.Across, c.alone, c.floor = true, true, nil })
 	tcp6 := add("tcp6 fullnat", tcp4, func(c *testCase) { c.IPv6 = true })
 	add("tcp6 fullnat replies", tcp6, answered)
 	udp4 := add("udp4 fullnat", tcp4, func(c *testCase) { c.Protocol = model.UDP })

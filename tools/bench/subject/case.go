@@ -8,7 +8,9 @@ import (
 
 // Case is one kind of packet against one desired state.
 type Case struct {
-	IPv6     bool
+	IPv6 bool
+	// Across: backends are of the other family.
+	Across   bool
 	Protocol model.Protocol
 	Mode     model.Mode
 	// VIPs that share one pool; the flows spread over all of them.
@@ -57,20 +59,23 @@ const (
 // Translates reports whether backends get packets under other addresses.
 func (c *Case) Translates() bool { return c.Mode == model.ModeNAT || c.Mode == model.ModeFullNAT }
 
+// backendsIPv6 reports the family of the backends.
+func (c *Case) backendsIPv6() bool { return c.IPv6 != c.Across }
+
 // host returns an address of the networks set aside for benchmarks: 198.18.0.0/15
 // (RFC 2544) and 2001:2::/48 (RFC 5180). The last two bytes are n.
-func (c *Case) host(network byte, n int) netip.Addr {
-	if c.IPv6 {
+func host(ipv6 bool, network byte, n int) netip.Addr {
+	if ipv6 {
 		return netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 3: 2, 7: network, 14: byte(n >> 8), 15: byte(n)})
 	}
 	return netip.AddrFrom4([4]byte{198, 18 + network, byte(n >> 8), byte(n)})
 }
 
-func (c *Case) vip(n int) netip.Addr { return c.host(0, n) }
+func (c *Case) vip(n int) netip.Addr { return host(c.IPv6, 0, n) }
 
 // backend is the nth, from 1 on; 0 is the balancer's own address among them.
 func (c *Case) backend(n int) model.BackendID {
-	id := model.BackendID{Address: c.host(1, n)}
+	id := model.BackendID{Address: host(c.backendsIPv6(), 1, n)}
 	if c.Translates() {
 		id.Port = portBackend
 	}

@@ -8,8 +8,8 @@
 
 #include "types.h"
 
-#define FRAME_LENGTH 78
-#define FRAME_WORDS 10
+#define FRAME_LENGTH 110
+#define FRAME_WORDS 14
 #define MAX_GROWTH 64 /* of what a program under test puts before the frame */
 
 /* A frame without a flow's addresses and ports: its first 8 bytes, then all from the 6th on. */
@@ -89,14 +89,17 @@ step void write_flow(void *ip, u64 flow)
 
 	if (destinations > 1)
 		address |= (u64)bpf_htons(((spread >> 32) * destinations) >> 32) << 48;
+	if (reversed)
+		ports = swap_ports(ports);
 	if (ipv6) {
-		*(u64 *)(ip + IPV6_SOURCE_END) = (u64)source << 32;
-		*(u64 *)(ip + IPV6_DESTINATION_END) = address;
+		*(u64 *)(ip + (reversed ? IPV6_DESTINATION_END : IPV6_SOURCE_END)) = (u64)source
+										     << 32;
+		*(u64 *)(ip + (reversed ? IPV6_SOURCE_END : IPV6_DESTINATION_END)) = address;
 		*(u32 *)(ip + IPV6_PORTS) = ports;
 	} else {
 		address |= (source & ~0xc0u) | 0x80;
 		*(u64 *)(ip + IPV4_ADDRESSES) = reversed ? swap_addresses(address) : address;
-		*(u32 *)(ip + IPV4_PORTS) = reversed ? swap_ports(ports) : ports;
+		*(u32 *)(ip + IPV4_PORTS) = ports;
 	}
 }
 

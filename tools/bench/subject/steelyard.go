@@ -49,12 +49,12 @@ func NewSteelyard(c Case, flows uint64) (Subject, error) {
 }
 
 // sources are the addresses that so many flows come from when a VIP translates them:
-// of the family's networks for documentation, with about twice as many ports.
+// of the networks for documentation of the backends' family, with about twice as many ports.
 func (c *Case) sources(flows uint64) (ipv4, ipv6 netip.Prefix) {
 	ports := dataplane.DefaultNATPorts()
 	perAddress := uint64(ports.Last-ports.First) + 1
 	free := bits.Len64(2 * flows / perAddress)
-	if c.IPv6 {
+	if c.backendsIPv6() {
 		return netip.Prefix{}, netip.PrefixFrom(netip.MustParseAddr("2001:db8:9::"), 128-free)
 	}
 	return netip.PrefixFrom(netip.MustParseAddr("198.51.100.0"), 32-free), netip.Prefix{}
