@@ -160,7 +160,14 @@ type Plane struct {
 // Load creates maps and program in the kernel, attached to nothing yet. All of it
 // is gone when the Plane is closed, which the caller does. It needs CAP_BPF,
 // CAP_NET_ADMIN and CAP_PERFMON, and Linux 6.1, the oldest that is tested.
-func Load(limits Limits, options Options) (*Plane, error) { return load(nil, limits, options) }
+func Load(limits Limits, options Options) (*Plane, error) { return load(nil, limits, options, nil) }
+
+// LoadRewritten does the same with programs that rewrite, unless it is nil, has changed
+// before they are loaded: to count in them, for one. They must do to packets what they did,
+// and the maps must be left as they are.
+func LoadRewritten(limits Limits, options Options, rewrite func(*ebpf.CollectionSpec) error) (*Plane, error) {
+	return load(nil, limits, options, rewrite)
+}
 
 // Open does the same with everything pinned under a path in a bpffs, so that it
 // outlives the Plane. What a former one left there it adopts: packets go on to
@@ -172,14 +179,14 @@ func Open(path string, limits Limits, options Options) (*Plane, error) {
 	if err != nil {
 		return nil, xdp.Explain(err)
 	}
-	p, err := load(pin, limits, options)
+	p, err := load(pin, limits, options, nil)
 	if err != nil {
 		return nil, errors.Join(err, pin.close())
 	}
 	return p, nil
 }
 
-func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
+func load(pin *pinning, limits Limits, options Options, rewrite func(*ebpf.CollectionSpec) error) (*Plane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit on locked memory: %w", xdp.Explain(err))
 	}
@@ -193,6 +200,11 @@ func load(pin *pinning, limits Limits, options Options) (*Plane, error) {
 	}
 	if err := specialize(spec, limits, options); err != nil {
 		return nil, err
+	}
+	if rewrite != nil {
+		if err := rewrite(spec); err != nil {
+			return nil, err
+		}
 	}
 	p := &Plane{
 		reasons:    reasons,

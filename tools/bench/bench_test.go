@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
+	"github.com/steelyard-lb/steelyard/tools/bench/execution"
 	"github.com/steelyard-lb/steelyard/tools/bench/measure"
 	"github.com/steelyard-lb/steelyard/tools/bench/subject"
 )
@@ -335,9 +336,101 @@ func TestProgramsAreWithinLimits(t *testing.T) {
 	if err := run([]string{"-check"}, &out, io.Discard); err != nil {
 		t.Errorf("%v\n%s", err, out.String())
 	}
+	for _, l := range executedLimits() {
+		if caseNamed(t, l.testCase); !strings.Contains(out.String(), " "+l.testCase+" ") {
+			t.Errorf("case %q is not checked:\n%s", l.testCase, out.String())
+		}
+	}
 	l := limit{name: "steelyard", verified: 10}
 	if l.exceeded("instructions", 10, l.verified) != nil || l.exceeded("instructions", 11, l.verified) == nil {
 		t.Error("a limit is not the most that there may be")
+	}
+}
+
+// A packet that takes another path than its case's is noticed.
+func TestMoreExecutedIsNoticed(t *testing.T) {
+	if err := enterSpace(); err != nil {
+		t.Fatal(err)
+	}
+	limits := executedLimits()
+	l := limits[slices.IndexFunc(limits, func(l executedLimit) bool { return l.testCase == "tcp4 dsr-ipip" })]
+	for name, above := range map[string][]string{
+		"tcp4 dsr-ipip": nil,
+		// The flow table is asked as well.
+		"tcp4 dsr-ipip in flux": {"instructions", "look-ups"},
+	} {
+		all, err := execute(caseNamed(t, name), programs())
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = l.exceeded(all[nameSteelyard])
+		if (err != nil) != (above != nil) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, what := range above {
+			if !strings.Contains(fmt.Sprint(err), what) {
+				t.Errorf("%s: too many %s are not reported: %v", name, what, err)
+			}
+		}
+	}
+}
+
+// What counts changes no packet.
+func TestCountingChangesNoPacket(t *testing.T) {
+	const flows = 20
+	for _, name := range []string{"tcp6 dsr-ipip", "tcp4 fullnat"} {
+		plain := caseNamed(t, name)
+		counting, counter := plain, execution.NewCounter()
+		counting.Rewrite = counter.Rewrite
+		var outputs [2][][]byte
+		for i, c := range []testCase{plain, counting} {
+			r := newTestRig(t, c, flows)
+			if err := r.open(flows); err != nil {
+				t.Fatal(err)
+			}
+			for range flows {
+				outputs[i] = append(outputs[i], output(t, r, programNamed(t, nameSteelyard), 1))
+			}
+		}
+		if !slices.EqualFunc(outputs[0], outputs[1], bytes.Equal) {
+			t.Errorf("%s: packets are\n%x, without counting\n%x", name, outputs[1], outputs[0])
+		}
+		if got, err := counter.Counts(); err != nil || got.Instructions < 100*flows {
+			t.Errorf("%s: nothing is counted: %+v, error %v", name, got, err)
+		}
+		if err := counter.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// The reports say once for each case what its packets execute.
+func TestReportsSayWhatIsExecuted(t *testing.T) {
+	dir := t.TempDir()
+	file, page := filepath.Join(dir, "p.json"), filepath.Join(dir, "p.md")
+	var out bytes.Buffer
+	args := []string{"-cases", "^tcp4 not ours$", "-rounds", "1", "-packets", "1000", "-flows", "1,10", "-json", file, "-page", page}
+	if err := run(args, &out, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	var results []result
+	if err := json.Unmarshal(read(t, file), &results); err != nil {
+		t.Fatal(err)
+	}
+	said := 0
+	for _, r := range results {
+		if e := r.Executed; e != nil {
+			said++
+			if r.Flows != 1 || e.Instructions < 20 || e.Lookups < 1 {
+				t.Errorf("%+v: %+v", r, *e)
+			}
+		}
+	}
+	if said != 2 {
+		t.Errorf("%d results say what is executed, want 2", said)
+	}
+	if !strings.Contains(string(read(t, page)), "| steelyard: instructions |") || !strings.Contains(out.String(), "steelyard: instructions") {
+		t.Errorf("no table of what is executed:\n%s\n%s", out.String(), read(t, page))
 	}
 }
 

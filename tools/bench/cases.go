@@ -1,6 +1,8 @@
 package main
 
 import (
+	"slices"
+
 	"github.com/cilium/ebpf"
 
 	"github.com/steelyard-lb/steelyard/pkg/model"
@@ -31,6 +33,14 @@ type testCase struct {
 
 // fresh reports whether every packet begins another flow.
 func (c *testCase) fresh() bool { return c.flows == nil }
+
+// fewest is the least number of flows, 0 if every packet begins another.
+func (c *testCase) fewest() uint64 {
+	if c.fresh() {
+		return 0
+	}
+	return slices.Min(c.flows)
+}
 
 func cases() []testCase {
 	var all []testCase

@@ -4,7 +4,7 @@
 // a network namespace of its own:
 //
 //	go run ./tools/bench [-quick] [-cases REGEXP] [-flows N,N] [-rounds N] [-packets N] [-cpu N] [-json FILE] [-page FILE]
-//	go run ./tools/bench -check
+//	go run ./tools/bench -check [-cases REGEXP]
 //
 // The program is the one that the daemon loads, with the maps that the daemon
 // fills; the kernel runs it on frames made in its memory (BPF_PROG_TEST_RUN). A
@@ -18,8 +18,11 @@
 // turn the verdict and the program's own counters are checked, so that a wrong
 // set-up fails and does not look fast.
 //
-// With -check it measures nothing, but compares what does not depend on the clock,
-// the sizes of the programs, with limits.
+// What a packet executes is counted apart from that, by programs that are the same but
+// for what counts; see package execution.
+//
+// With -check it measures no time, but compares what does not depend on the clock with
+// limits: the sizes of the programs, and what they execute for packets of some cases.
 package main
 
 //go:generate go tool bpf2go -cc clang-19 -go-package main -target bpfel -cflags "-O2 -mcpu=v3 -nostdinc -Isubject -I../../bpf -I../../bpf/headers -Wall -Wextra -Werror" bench bench.bpf.c

@@ -36,7 +36,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if s.check {
-		return checkStructure(stdout)
+		return s.checkLimits(stdout)
 	}
 	report, err := s.run()
 	if err != nil {
@@ -59,15 +59,15 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	s := &settings{suite: suite{programs: programs(), progress: stderr}}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	only := flags.String("cases", "", "measure only cases whose names match this `REGEXP`")
+	only := flags.String("cases", "", "only cases whose names match this `REGEXP`")
 	flows := flags.String("flows", "", "numbers of flows instead of the cases' own, `N,N...`")
-	quick := flags.Bool("quick", false, "a short run: one flow and 100000, fewer rounds and packets unless they are given")
+	quick := flags.Bool("quick", false, "a short run: one flow and 100000, fewer rounds and packets unless they are given, and nothing but time")
 	rounds := flags.Int("rounds", 0, "rounds in which every program takes a turn (default 7, quick 3)")
 	packets := flags.Uint("packets", 0, "packets of a turn (default 500000, quick 100000)")
 	flags.IntVar(&s.cpu, "cpu", -1, "CPU to run on; -1 is the last one allowed")
 	flags.StringVar(&s.json, "json", "", "write the results to this `FILE`, as JSON, as well")
 	flags.StringVar(&s.page, "page", "", "write the report to this `FILE`, as Markdown, as well, and its plot beside it as SVG")
-	flags.BoolVar(&s.check, "check", false, "measure nothing; fail if the programs have grown above their limits")
+	flags.BoolVar(&s.check, "check", false, "measure no time; fail if the programs, or what they execute for a packet, have grown above their limits")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func parse(args []string, stderr io.Writer) (*settings, error) {
 	}
 	given := map[string]bool{}
 	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
-	s.rounds, s.packets = 7, 500_000
+	s.rounds, s.packets, s.executed = 7, 500_000, !*quick
 	if *quick {
 		s.rounds, s.packets = 3, 100_000
 		if !given["flows"] {

@@ -33,6 +33,8 @@ type row struct {
 	Fresh bool
 	// Results by name of program, all with the generator's cost in them.
 	Results map[string]measure.Spread
+	// Executed by name of load balancer; of a case's rows, that with the fewest flows has it.
+	Executed map[string]executed
 }
 
 // net is what a measured program costs by itself: without generator and tail call. It
@@ -87,7 +89,11 @@ net         a program alone: less tail
 over floor  what deciding and counting cost: net, less what floor adds to generator
 ratio       steelyard net, by classic net
 `)
-	return err
+	if err != nil || !r.Counted() {
+		return err
+	}
+	fmt.Fprintln(out)
+	return r.printExecuted(out)
 }
 
 func (r *report) printRows(out io.Writer) error {
@@ -135,7 +141,7 @@ func figure(decimals int) func(float64, bool) string {
 }
 
 // result is a row of the JSON file: what a program took for one packet of a case, with
-// the generator's cost in it, in nanoseconds.
+// the generator's cost in it, in nanoseconds, and what it executed, without the generator.
 type result struct {
 	Program string  `json:"program"`
 	Case    string  `json:"case"`
@@ -143,15 +149,23 @@ type result struct {
 	Median  float64 `json:"median"`
 	Minimum float64 `json:"minimum"`
 	Maximum float64 `json:"maximum"`
+	// Executed is of load balancers, with the fewest of a case's flows.
+	Executed *executed `json:"executed,omitempty"`
 }
 
 func (r *report) results() []result {
 	var all []result
 	for _, row := range r.Rows {
 		for _, p := range r.Programs {
-			if s, ok := row.Results[p.Name]; ok {
-				all = append(all, result{p.Name, row.Case, row.Flows, s.Median, s.Min, s.Max})
+			s, ok := row.Results[p.Name]
+			if !ok {
+				continue
 			}
+			one := result{Program: p.Name, Case: row.Case, Flows: row.Flows, Median: s.Median, Minimum: s.Min, Maximum: s.Max}
+			if e, ok := row.Executed[p.Name]; ok {
+				one.Executed = &e
+			}
+			all = append(all, one)
 		}
 	}
 	return all

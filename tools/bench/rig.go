@@ -194,41 +194,50 @@ func (r *rig) run(entry *ebpf.Program, packets uint32) (uint32, error) {
 }
 
 // measure gives a program its turn of at least that many packets, and returns its
-// time for one of them in nanoseconds. It fails if the packets did not fare as the
-// case says.
+// time for one of them in nanoseconds.
 func (r *rig) measure(p *program, packets uint32) (float64, error) {
+	t, err := r.turn(p, packets)
+	return float64(t.time) / float64(t.packets), err
+}
+
+// turn is what a program had to do, and how long that took.
+type turn struct {
+	packets uint64
+	time    time.Duration
+}
+
+// turn gives a program its turn of at least that many packets. It fails if they did not
+// fare as the case says.
+func (r *rig) turn(p *program, packets uint32) (turn, error) {
 	if err := r.put(p); err != nil {
-		return 0, err
+		return turn{}, err
 	}
 	before, err := r.count(p)
 	if err != nil {
-		return 0, err
+		return turn{}, err
 	}
 	start, err := threadTime()
 	if err != nil {
-		return 0, err
+		return turn{}, err
 	}
 	verdict, err := r.run(p.entry(r), packets)
 	if err != nil {
-		return 0, err
+		return turn{}, err
 	}
 	stop, err := threadTime()
 	if err != nil {
-		return 0, err
+		return turn{}, err
 	}
 	after, err := r.count(p)
 	if err != nil {
-		return 0, err
+		return turn{}, err
 	}
 	// A signal makes the kernel begin again, so it may have been more than asked for.
 	generated := after.generated - before.generated
 	if generated < uint64(packets) {
-		return 0, fmt.Errorf("%d of %d frames were made", generated, packets)
+		return turn{}, fmt.Errorf("%d of %d frames were made", generated, packets)
 	}
-	if err := r.check(p, verdict, generated, before, after); err != nil {
-		return 0, err
-	}
-	return float64(stop-start) / float64(generated), nil
+	return turn{generated, stop - start}, r.check(p, verdict, generated, before, after)
 }
 
 // counts are the generator's and the program's counters at one moment.

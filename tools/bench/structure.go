@@ -130,9 +130,6 @@ func sizeOf(p *ebpf.Program) (programSize, error) {
 
 // checkStructure prints the programs' sizes and fails if one is above its limit.
 func checkStructure(out io.Writer) error {
-	if err := enterSpace(); err != nil {
-		return err
-	}
 	sizes, err := structure()
 	if err != nil {
 		return err

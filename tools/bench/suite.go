@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ type suite struct {
 	rounds int
 	// packets of a turn.
 	packets uint32
+	// executed says that what packets execute is counted as well.
+	executed bool
 	// cpu to run on; negative: the last one allowed.
 	cpu int
 	// progress is told which case is next.
@@ -37,10 +40,7 @@ func (s *suite) run() (*report, error) {
 		return nil, err
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	rep := &report{Machine: measure.ThisMachine(cpu), Rounds: s.rounds, Packets: s.packets}
-	for _, p := range s.programs {
-		rep.Programs = append(rep.Programs, programInfo{p.name, p.measured()})
-	}
+	rep := &report{Machine: measure.ThisMachine(cpu), Rounds: s.rounds, Packets: s.packets, Programs: s.infos()}
 	if rep.Structure, err = structure(); err != nil {
 		return nil, err
 	}
@@ -54,6 +54,14 @@ func (s *suite) run() (*report, error) {
 	return rep, nil
 }
 
+func (s *suite) infos() []programInfo {
+	var all []programInfo
+	for _, p := range s.programs {
+		all = append(all, programInfo{p.name, p.measured()})
+	}
+	return all
+}
+
 // flows are the numbers of a case's flows, one for each measurement.
 func (s *suite) flows(c *testCase) []uint64 {
 	if c.fresh() {
@@ -62,24 +70,43 @@ func (s *suite) flows(c *testCase) []uint64 {
 	return c.flows
 }
 
-func (s *suite) runCase(c testCase, rep *report) (err error) {
+func (s *suite) runCase(c testCase, rep *report) error {
+	rows, err := s.time(c)
+	if err != nil {
+		return err
+	}
+	if s.executed {
+		// The path of a packet is the same with more flows; what it waits for is not.
+		fewest := slices.MinFunc(rows, func(a, b *row) int { return cmp.Compare(a.Flows, b.Flows) })
+		if fewest.Executed, err = execute(c, s.programs); err != nil {
+			return fmt.Errorf("what packets execute: %w", err)
+		}
+	}
+	for _, r := range rows {
+		rep.Rows = append(rep.Rows, *r)
+	}
+	return nil
+}
+
+// time measures a case with each number of flows.
+func (s *suite) time(c testCase) (rows []*row, err error) {
 	numbers := s.flows(&c)
 	r, err := newRig(c, s.programs, slices.Max(numbers))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
 	for _, flows := range numbers {
 		if err := r.setFlows(flows); err != nil {
-			return err
+			return nil, err
 		}
 		results, err := s.runRounds(r, uint32(flows))
 		if err != nil {
-			return fmt.Errorf("%d flows: %w", flows, err)
+			return nil, fmt.Errorf("%d flows: %w", flows, err)
 		}
-		rep.Rows = append(rep.Rows, row{Case: c.name, Flows: flows, Fresh: c.fresh(), Results: results})
+		rows = append(rows, &row{Case: c.name, Flows: flows, Fresh: c.fresh(), Results: results})
 	}
-	return nil
+	return rows, nil
 }
 
 // runRounds lets the programs take turns.

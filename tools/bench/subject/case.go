@@ -3,6 +3,8 @@ package subject
 import (
 	"net/netip"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/steelyard-lb/steelyard/pkg/model"
 )
 
@@ -35,6 +37,8 @@ type Case struct {
 	// Link is the interface that packets come from and go to. Out is another one, with
 	// the router to all clients behind it; empty: there is none.
 	Link, Out string
+	// Rewrite changes the load balancers' programs before they are loaded; nil: nothing does.
+	Rewrite func(*ebpf.CollectionSpec) error
 }
 
 // Packets says what packets a flow consists of.

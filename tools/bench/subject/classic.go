@@ -40,6 +40,11 @@ func NewClassic(c Case, flows uint64) (Subject, error) {
 	if err := spec.Variables["answers"].Set(c.Packets == Replies); err != nil {
 		return nil, err
 	}
+	if c.Rewrite != nil {
+		if err := c.Rewrite(spec); err != nil {
+			return nil, err
+		}
+	}
 	s := &classic{foreign: c.Packets == Foreign}
 	if err := spec.LoadAndAssign(&s.classicObjects, nil); err != nil {
 		return nil, fmt.Errorf("load the classic program: %w", err)

@@ -36,7 +36,7 @@ func NewSteelyard(c Case, flows uint64) (Subject, error) {
 	if c.Mode == model.ModeFullNAT {
 		options.NATSourceIPv4, options.NATSourceIPv6 = c.sources(flows)
 	}
-	plane, err := dataplane.Load(limits, options)
+	plane, err := dataplane.LoadRewritten(limits, options, c.Rewrite)
 	if err != nil {
 		return nil, err
 	}
