@@ -14,7 +14,8 @@ step void count_in_row(void *map, u32 row, u32 index, const struct packet *pkt)
 		return;
 	c->packets++;
 	c->bytes += pkt->length;
-	c->connections += pkt->opener;
+	if (pkt->opener)
+		c->connections++;
 }
 
 step void count_for_vip(u32 vip, const struct packet *pkt)

@@ -13,6 +13,7 @@
 #include "nat_program.h"
 #include "parse.h"
 #include "parts.h"
+#include "plain.h"
 #include "quoted.h"
 #include "reset.h"
 #include "rewrite.h"
@@ -179,18 +180,30 @@ step enum reason route_part(struct xdp_md *ctx, struct packet *pkt, enum parsed 
 	return leave_to_kernel(ctx, pkt);
 }
 
-/* Fragments and ICMP errors: the whole path again. */
+/* Calls the program that translates such packets. */
+step void translate(struct xdp_md *ctx, const struct packet *pkt, enum parsed parsed)
+{
+	if (parsed == PARSED_ICMP_ERROR) {
+		bpf_tail_call(ctx, &parts, PART_NAT_ERROR);
+	} else if (pkt->fragment) {
+		bpf_tail_call(ctx, &parts, PART_NAT_FRAGMENT);
+	} else {
+		hand_over(pkt, find_vip(pkt));
+		bpf_tail_call(ctx, &parts, PART_NAT);
+	}
+}
+
+/* What is not plain: the whole path again. */
 SEC("xdp.frags")
 int steelyard_part(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	struct route route = {};
-	enum parsed parsed = parse(ctx, &pkt, true);
+	enum parsed parsed = parse(ctx, &pkt);
 	enum reason reason = route_part(ctx, &pkt, parsed, &route);
 
 	if (reason == TRANSLATE) {
-		bpf_tail_call(ctx, &parts,
-			      parsed == PARSED_ICMP_ERROR ? PART_NAT_ERROR : PART_NAT_FRAGMENT);
+		translate(ctx, &pkt, parsed);
 		reason = DROP_INTERNAL;
 	}
 	return leave(reason == TX_FORWARDED ? send(ctx, &pkt, &route) : reason);
@@ -200,16 +213,16 @@ step enum reason decide(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
 	struct route route = {};
-	enum parsed parsed = parse(ctx, &pkt, false);
+	enum plain plain = parse_plain(ctx, &pkt);
 	struct vip_entry *vip;
 	enum reason reason;
 
-	if (parsed == PARSED_PART) {
-		bpf_tail_call(ctx, &parts, PART_OF_FLOW);
+	if (plain == NOT_IP)
+		return PASS_NOT_IP;
+	if (plain == NOT_PLAIN) {
+		bpf_tail_call(ctx, &parts, PART_NOT_PLAIN);
 		return DROP_INTERNAL;
 	}
-	if (parsed != PARSED_FLOW)
-		return refuse(ctx, &pkt, parsed);
 	vip = find_vip(&pkt);
 	if (!vip) {
 		reason = leave_to_kernel(ctx, &pkt);

@@ -116,7 +116,7 @@ SEC("xdp.frags")
 int steelyard_nat_fragment(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
-	enum parsed parsed = parse(ctx, &pkt, true);
+	enum parsed parsed = parse(ctx, &pkt);
 	struct course *c = this_course();
 
 	if (!c || !set_out(ctx, &pkt, c) ||
@@ -129,7 +129,7 @@ SEC("xdp.frags")
 int steelyard_nat_error(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
-	enum parsed parsed = parse(ctx, &pkt, true);
+	enum parsed parsed = parse(ctx, &pkt);
 	struct course *c = this_course();
 
 	if (!c || !set_out(ctx, &pkt, c) || parsed != PARSED_ICMP_ERROR)

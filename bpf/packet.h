@@ -26,6 +26,7 @@ struct packet {
 	u8 protocol; /* transport protocol */
 	u8 ttl;      /* TTL or hop limit */
 	u8 tos;      /* TOS or traffic class */
+	bool plain;  /* see plain.h: it has been screened, and its TTL is more than 1 */
 	bool opener; /* starts a flow */
 	bool closer; /* ends one */
 	bool resets; /* at once */

@@ -15,7 +15,6 @@
 
 enum parsed {
 	PARSED_FLOW, /* TCP or UDP, complete */
-	PARSED_PART, /* a fragment, or an ICMP error: of a flow, or about one */
 	PARSED_LATER_FRAGMENT,
 	PARSED_ICMP_ERROR,
 	PARSED_ECHO,  /* ICMP or ICMPv6 echo request */
@@ -52,6 +51,12 @@ struct extension_header {
 	__be16 fragment_offset;
 	u32 fragment_id;
 };
+
+/* In one piece: the compiler takes an Ethernet header for unaligned and copies bytes. */
+step __be16 ether_type(const struct ethhdr *eth)
+{
+	return *(const __be16 *)((const void *)eth + offsetof(struct ethhdr, h_proto));
+}
 
 step bool is_vlan(__be16 type)
 {
@@ -97,7 +102,7 @@ side_step u32 skip_vlan_tags(struct xdp_md *ctx)
 
 	if ((void *)(eth + 1) > end)
 		return 0;
-	type = eth->h_proto;
+	type = ether_type(eth);
 	for (int i = 0; i < VLAN_TAGS && is_vlan(type); i++) {
 		struct vlan_header *tag = data + at;
 
@@ -119,8 +124,8 @@ step __be16 parse_ethernet(struct xdp_md *ctx, struct packet *pkt)
 	if ((void *)(eth + 1) > end)
 		return 0;
 	pkt->l3 = sizeof(*eth);
-	if (!is_vlan(eth->h_proto))
-		return eth->h_proto;
+	if (!is_vlan(ether_type(eth)))
+		return ether_type(eth);
 	found = skip_vlan_tags(ctx);
 	pkt->l3 = found & L3_MASK;
 	return found >> 16;
@@ -134,7 +139,7 @@ step bool complete(struct xdp_md *ctx, const struct packet *pkt)
 	return needed <= ctx->data_end - ctx->data || needed <= bpf_xdp_get_buff_len(ctx);
 }
 
-step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt, bool parts)
+step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct iphdr *ip = data + pkt->l3;
@@ -158,8 +163,6 @@ step enum parsed parse_ipv4(struct xdp_md *ctx, struct packet *pkt, bool parts)
 		return PARSED_TRUNCATED;
 	if (!(ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET)))
 		return PARSED_FLOW;
-	if (!parts)
-		return PARSED_PART;
 	pkt->fragment_id = ip->id;
 	if (ip->frag_off & IPV4_FRAGMENT_OFFSET) {
 		pkt->fragment = LATER_FRAGMENT;
@@ -208,7 +211,12 @@ side_step u64 skip_extension_headers(struct xdp_md *ctx, u32 at, u32 protocol)
 	return found | protocol << 16 | at;
 }
 
-step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt, bool parts)
+step u8 traffic_class(const struct ipv6hdr *ip)
+{
+	return bpf_ntohs(*(const __be16 *)ip) >> 4;
+}
+
+step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ipv6hdr *ip = data + pkt->l3;
@@ -225,7 +233,7 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt, bool parts)
 	pkt->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	pkt->protocol = ip->nexthdr;
 	pkt->ttl = ip->hop_limit;
-	pkt->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
+	pkt->tos = traffic_class(ip);
 	pkt->l4 = pkt->l3 + sizeof(*ip);
 	/* A mapped address on the wire is not the IPv4 address (RFC 4038, 4.2). */
 	if (is_mapped(&pkt->destination))
@@ -242,8 +250,6 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt, bool parts)
 	parsed = found >> 24 & 0xff & ~IN_FIRST_FRAGMENT;
 	if (parsed != PARSED_LATER_FRAGMENT && !(found >> 24 & IN_FIRST_FRAGMENT))
 		return parsed;
-	if (!parts)
-		return PARSED_PART;
 	/* What stands behind the packet in the frame is none of its headers. */
 	if (parsed == PARSED_LATER_FRAGMENT &&
 	    pkt->l4 + sizeof(struct extension_header) > pkt->l3 + pkt->length)
@@ -329,22 +335,16 @@ step enum parsed parse_transport(struct xdp_md *ctx, struct packet *pkt)
 	return PARSED_OTHER;
 }
 
-/*
- * Parses a packet. Without parts, it stops at those that are not a flow's whole
- * packets, so that what they need costs others nothing.
- */
-step enum parsed parse(struct xdp_md *ctx, struct packet *pkt, bool parts)
+step enum parsed parse(struct xdp_md *ctx, struct packet *pkt)
 {
 	__be16 type = parse_ethernet(ctx, pkt);
 	enum parsed parsed;
 
 	if (type == bpf_htons(ETH_P_IP))
-		parsed = parse_ipv4(ctx, pkt, parts);
+		parsed = parse_ipv4(ctx, pkt);
 	else if (type == bpf_htons(ETH_P_IPV6))
-		parsed = parse_ipv6(ctx, pkt, parts);
+		parsed = parse_ipv6(ctx, pkt);
 	else
 		return PARSED_NOT_IP;
-	if (parsed == PARSED_FLOW)
-		parsed = parse_transport(ctx, pkt);
-	return parsed == PARSED_ICMP_ERROR && !parts ? PARSED_PART : parsed;
+	return parsed == PARSED_FLOW ? parse_transport(ctx, pkt) : parsed;
 }

@@ -21,7 +21,7 @@ struct {
 	__array(values, int(void *));
 } parts SEC(".maps") = {
 	.values = {
-		[PART_OF_FLOW] = (void *)&steelyard_part,
+		[PART_NOT_PLAIN] = (void *)&steelyard_part,
 		[PART_NAT] = (void *)&steelyard_nat,
 		[PART_NAT_FRAGMENT] = (void *)&steelyard_nat_fragment,
 		[PART_NAT_ERROR] = (void *)&steelyard_nat_error,

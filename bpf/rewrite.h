@@ -37,17 +37,19 @@ step bool decrement_ttl(struct xdp_md *ctx, u32 l3, bool ipv6)
 
 step void write_ethernet(struct ethhdr *eth, const struct backend *backend, __be16 type)
 {
-	/* In two words: the compiler takes an Ethernet header for unaligned and copies bytes. */
+	__be16 *type_of = (void *)eth + offsetof(struct ethhdr, h_proto);
+
+	/* In words: the compiler takes an Ethernet header for unaligned and copies bytes. */
 	*(u64 *)eth = *(const u64 *)backend->mac;
 	*(u32 *)((void *)eth + 8) = *(const u32 *)(backend->mac + 8);
 	if (backend->vlan) {
 		struct vlan_header *tag = (void *)(eth + 1);
 
-		eth->h_proto = bpf_htons(ETH_P_8021Q);
+		*type_of = bpf_htons(ETH_P_8021Q);
 		tag->tci = backend->vlan;
 		tag->protocol = type;
 	} else {
-		eth->h_proto = type;
+		*type_of = type;
 	}
 }
 
@@ -87,7 +89,7 @@ step enum reason rewrite(struct xdp_md *ctx, const struct packet *pkt,
 
 	if (!(backend->modes & 1 << (route->mode & 7)))
 		return DROP_UNRESOLVED;
-	if (pkt->ttl <= 1)
+	if (!pkt->plain && pkt->ttl <= 1)
 		return DROP_TTL_EXCEEDED;
 	outer = outer_length(backend, route->mode);
 	if (pkt->length + outer > backend->mtu)

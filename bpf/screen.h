@@ -49,6 +49,11 @@ step bool is_host_ipv6(const struct in6_addr *addr)
 	return a.word[1] & ~bpf_cpu_to_be64(1) && (u32)a.word[1] != MAPPED_IPV4;
 }
 
+step bool valid_flags(u8 flags)
+{
+	return TCP_VALID >> (flags & TCP_FLAGS) & 1;
+}
+
 /* What follows returns the enum reason to drop a packet for, 0 if there is none. */
 
 step u8 screen_ipv4(const struct iphdr *ip)
@@ -89,7 +94,7 @@ step u8 screen_flags(struct xdp_md *ctx, u32 l4)
 	tcp = (void *)(long)ctx->data + (l4 & L4_MASK);
 	if (tcp + sizeof(struct tcphdr) > (u8 *)(long)ctx->data_end)
 		return 0;
-	return TCP_VALID >> (tcp[13] & TCP_FLAGS) & 1 ? 0 : DROP_TCP_FLAGS;
+	return valid_flags(tcp[13]) ? 0 : DROP_TCP_FLAGS;
 }
 
 /* By addresses and, if the offset is not 0, by the flags of the TCP header there. */
@@ -113,7 +118,7 @@ step u8 screen(struct xdp_md *ctx, const struct packet *pkt)
 	bool flags =
 		pkt->protocol == IPPROTO_TCP && !pkt->quoted && pkt->fragment != LATER_FRAGMENT;
 
-	if (!screening)
+	if (!screening || pkt->plain)
 		return 0;
 	if (pkt->fragment || pkt->quoted)
 		return screen_apart(ctx, pkt->l3, flags ? pkt->l4 : 0, pkt->ipv6);

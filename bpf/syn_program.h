@@ -179,7 +179,7 @@ step void go_on_with(struct xdp_md *ctx, struct packet *pkt)
 	if (pkt->fragment)
 		bpf_tail_call(ctx, &parts, PART_NAT_FRAGMENT);
 	*pkt = (struct packet){};
-	if (parse(ctx, pkt, false) == PARSED_FLOW) {
+	if (parse(ctx, pkt) == PARSED_FLOW && !pkt->fragment) {
 		hand_over(pkt, find_vip(pkt));
 		bpf_tail_call(ctx, &parts, PART_NAT);
 	}
@@ -189,7 +189,7 @@ SEC("xdp.frags")
 int steelyard_syn(struct xdp_md *ctx)
 {
 	struct packet pkt = {};
-	enum parsed parsed = parse(ctx, &pkt, true);
+	enum parsed parsed = parse(ctx, &pkt);
 	struct course *c = this_course();
 	enum reason reason;
 

@@ -66,9 +66,9 @@ step bool is_mapped(const struct address *a)
 
 step struct address load_ipv6(const struct in6_addr *addr)
 {
-	struct address a;
+	const u64 *words = (const void *)addr;
+	struct address a = { .word = { words[0], words[1] } };
 
-	__builtin_memcpy(&a, addr, sizeof(a));
 	return a;
 }
 

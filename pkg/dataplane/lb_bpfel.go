@@ -173,10 +173,11 @@ type lbCourse struct {
 		Protocol    uint8
 		Ttl         uint8
 		Tos         uint8
+		Plain       bool
 		Opener      bool
 		Closer      bool
 		Resets      bool
-		_           [4]byte
+		_           [3]byte
 	}
 }
 
@@ -342,7 +343,7 @@ const (
 type lbPart uint32
 
 const (
-	lbPartPART_OF_FLOW      lbPart = 0
+	lbPartPART_NOT_PLAIN    lbPart = 0
 	lbPartPART_NAT          lbPart = 1
 	lbPartPART_NAT_FRAGMENT lbPart = 2
 	lbPartPART_NAT_ERROR    lbPart = 3

@@ -265,7 +265,7 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 	p.program, p.maps = objects.Steelyard, objects.lbMaps
 	p.controlMap, p.displacementsMap = objects.Control, objects.Displacements
 	p.parts = map[lbPart]*ebpf.Program{
-		lbPartPART_OF_FLOW: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
+		lbPartPART_NOT_PLAIN: objects.SteelyardPart, lbPartPART_NAT: objects.SteelyardNat,
 		lbPartPART_NAT_FRAGMENT: objects.SteelyardNatFragment, lbPartPART_NAT_ERROR: objects.SteelyardNatError,
 		lbPartPART_SYN: objects.SteelyardSyn,
 	}
