@@ -54,7 +54,7 @@ step u32 flow_facts(const struct vip_entry *vip, const struct packet *pkt)
 	bool peek = pkt->quoted || pkt->fragment == LATER_FRAGMENT;
 
 	return (u32)vip->vip << FACT_VIP_SHIFT | (pkt->opener ? FACT_OPENER : 0) |
-	       (pkt->closer ? FACT_CLOSER : 0) | (peek ? FACT_PEEK : 0) |
+	       (closes(pkt) ? FACT_CLOSER : 0) | (peek ? FACT_PEEK : 0) |
 	       (vip->flags & VIP_TRACKS ? FACT_TRACKS : 0) |
 	       (vip->flags & VIP_OPENERS ? FACT_OPENERS : 0) |
 	       (vip->flags & VIP_QUIC ? FACT_HALFWAY : 0);

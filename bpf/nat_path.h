@@ -120,7 +120,7 @@ step void hop_to_backend(struct hop *hop, const struct backend *b)
 /* TCP of a connection that nobody knows is reset, so that its client does not wait. */
 step enum reason refuse_connection(struct xdp_md *ctx, const struct packet *pkt)
 {
-	if (pkt->protocol != IPPROTO_TCP || pkt->resets || pkt->fragment || pkt->quoted ||
+	if (pkt->protocol != IPPROTO_TCP || resets(pkt) || pkt->fragment || pkt->quoted ||
 	    !icmp_cost || !allowed())
 		return DROP_NO_CONNECTION;
 	return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
@@ -199,9 +199,9 @@ step u64 client_flags(const struct packet *pkt, u8 syn)
 {
 	if (pkt->opener)
 		return (u64)(syn & SYN_SPLICED) * SYN_TO_NAT_FLAG;
-	if (!pkt->closer)
+	if (!closes(pkt))
 		return NAT_SPOKEN;
-	return pkt->resets ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
+	return resets(pkt) ? NAT_RESET : NAT_SPOKEN | NAT_CLIENT_CLOSED;
 }
 
 /* Whether the connection ID of a QUIC packet names another backend than the connection's. */

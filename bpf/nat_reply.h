@@ -219,9 +219,9 @@ step enum reason send_back(struct xdp_md *ctx, const struct packet *pkt, struct 
 
 step u64 backend_flags(const struct packet *pkt)
 {
-	if (!pkt->closer)
+	if (!closes(pkt))
 		return NAT_REPLIED;
-	return NAT_REPLIED | (pkt->resets ? NAT_RESET : NAT_BACKEND_CLOSED);
+	return NAT_REPLIED | (resets(pkt) ? NAT_RESET : NAT_BACKEND_CLOSED);
 }
 
 /* A packet to an address that fullnat's connections come from. */

@@ -4,6 +4,17 @@
 
 #include "types.h"
 
+/* TCP flags as they stand in their byte of the header; ECE and CWR say nothing here. */
+enum tcp_flag {
+	TCP_FIN = 0x01,
+	TCP_SYN = 0x02,
+	TCP_RST = 0x04,
+	TCP_PSH = 0x08,
+	TCP_ACK = 0x10,
+	TCP_URG = 0x20,
+	TCP_FLAGS = 0x3f,
+};
+
 enum fragment {
 	WHOLE,
 	FIRST_FRAGMENT,
@@ -28,9 +39,20 @@ struct packet {
 	u8 tos;      /* TOS or traffic class */
 	bool plain;  /* see plain.h: it has been screened, and its TTL is more than 1 */
 	bool opener; /* starts a flow */
-	bool closer; /* ends one */
-	bool resets; /* at once */
+	u8 flags;    /* of TCP */
 };
+
+/* Whether the packet ends its flow, */
+step bool closes(const struct packet *pkt)
+{
+	return pkt->flags & (TCP_FIN | TCP_RST);
+}
+
+/* and at once. */
+step bool resets(const struct packet *pkt)
+{
+	return pkt->flags & TCP_RST;
+}
 
 /* Where a packet goes. */
 struct route {

@@ -259,6 +259,11 @@ step enum parsed parse_ipv6(struct xdp_md *ctx, struct packet *pkt)
 	return parsed;
 }
 
+step u8 tcp_flags(const struct tcphdr *tcp)
+{
+	return ((const u8 *)tcp)[13];
+}
+
 step enum parsed parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, u32 payload)
 {
 	if (payload < sizeof(*tcp))
@@ -269,8 +274,7 @@ step enum parsed parse_tcp(struct packet *pkt, struct tcphdr *tcp, void *end, u3
 		return PARSED_MALFORMED;
 	pkt->ports = *(u32 *)&tcp->source;
 	pkt->opener = tcp->syn && !tcp->ack;
-	pkt->closer = tcp->fin || tcp->rst;
-	pkt->resets = tcp->rst;
+	pkt->flags = tcp_flags(tcp);
 	return PARSED_FLOW;
 }
 

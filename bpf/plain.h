@@ -17,19 +17,27 @@ enum plain {
 	PLAIN,
 };
 
-step bool plain_tcp(struct packet *pkt, const struct tcphdr *tcp, int payload)
+/* In one piece: the compiler would take it apart again. */
+step u32 load_ports(const void *transport)
+{
+	u32 ports = *(const u32 *)transport;
+
+	barrier_var(ports);
+	return ports;
+}
+
+step bool plain_tcp(struct packet *pkt, const struct tcphdr *tcp, int payload, bool screened)
 {
 	int header = tcp->doff * 4;
-	u8 flags = ((const u8 *)tcp)[13];
+	u8 flags = tcp_flags(tcp);
 
 	if (header < (int)sizeof(*tcp) || header > payload)
 		return false;
-	if (screening && !valid_flags(flags))
+	if (screened && !valid_flags(flags))
 		return false;
-	pkt->ports = *(const u32 *)&tcp->source;
+	pkt->ports = load_ports(tcp);
 	pkt->opener = (flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
-	pkt->closer = flags & (TCP_FIN | TCP_RST);
-	pkt->resets = flags & TCP_RST;
+	pkt->flags = flags;
 	return true;
 }
 
@@ -39,28 +47,30 @@ step bool plain_udp(struct packet *pkt, const struct udphdr *udp, int payload)
 
 	if (length < (int)sizeof(*udp) || length > payload)
 		return false;
-	pkt->ports = *(const u32 *)&udp->source;
+	pkt->ports = load_ports(udp);
 	return true;
 }
 
 /* The transport header, of which as much can be read as TCP has. */
-step bool plain_transport(struct packet *pkt, const void *transport, int payload)
+step bool plain_transport(struct packet *pkt, const void *transport, int payload, bool screened)
 {
 	if (pkt->protocol == IPPROTO_TCP)
-		return plain_tcp(pkt, transport, payload);
+		return plain_tcp(pkt, transport, payload, screened);
 	return pkt->protocol == IPPROTO_UDP && plain_udp(pkt, transport, payload);
 }
 
 /* An IPv4 packet in a frame that has so many bytes from its header on. */
 step bool plain_ipv4(struct packet *pkt, const struct iphdr *ip, const void *end, u32 bytes)
 {
+	bool screened = screening;
+
 	if ((const void *)(ip + 1) + sizeof(struct tcphdr) > end)
 		return false;
 	pkt->length = bpf_ntohs(ip->tot_len);
 	if (*(const u8 *)ip != 0x45 || pkt->length > bytes || ip->ttl <= 1 ||
 	    ip->frag_off & (IPV4_MORE_FRAGMENTS | IPV4_FRAGMENT_OFFSET))
 		return false;
-	if (screening && screen_ipv4(ip))
+	if (screened && screen_ipv4(ip))
 		return false;
 	pkt->destination = map_ipv4(ip->daddr);
 	pkt->addresses = fold_ipv4(ip->saddr, ip->daddr);
@@ -68,11 +78,12 @@ step bool plain_ipv4(struct packet *pkt, const struct iphdr *ip, const void *end
 	pkt->ttl = ip->ttl;
 	pkt->tos = ip->tos;
 	pkt->l4 = pkt->l3 + sizeof(*ip);
-	return plain_transport(pkt, ip + 1, (int)pkt->length - (int)sizeof(*ip));
+	return plain_transport(pkt, ip + 1, (int)pkt->length - (int)sizeof(*ip), screened);
 }
 
 step bool plain_ipv6(struct packet *pkt, const struct ipv6hdr *ip, const void *end, u32 bytes)
 {
+	bool screened = screening;
 	u32 payload;
 
 	if ((const void *)(ip + 1) + sizeof(struct tcphdr) > end)
@@ -83,7 +94,7 @@ step bool plain_ipv6(struct packet *pkt, const struct ipv6hdr *ip, const void *e
 	if (ip->version != 6 || pkt->length > bytes || ip->hop_limit <= 1 ||
 	    is_mapped(&pkt->destination))
 		return false;
-	if (screening && screen_ipv6(ip))
+	if (screened && screen_ipv6(ip))
 		return false;
 	pkt->ipv6 = true;
 	pkt->addresses = fold_ipv6(&ip->saddr, &ip->daddr);
@@ -91,7 +102,7 @@ step bool plain_ipv6(struct packet *pkt, const struct ipv6hdr *ip, const void *e
 	pkt->ttl = ip->hop_limit;
 	pkt->tos = traffic_class(ip);
 	pkt->l4 = pkt->l3 + sizeof(*ip);
-	return plain_transport(pkt, ip + 1, payload);
+	return plain_transport(pkt, ip + 1, payload, screened);
 }
 
 step enum plain parse_plain(struct xdp_md *ctx, struct packet *pkt)

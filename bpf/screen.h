@@ -11,17 +11,6 @@
 
 const volatile bool screening;
 
-/* TCP flags as they stand in their byte of the header; ECE and CWR say nothing here. */
-enum tcp_flag {
-	TCP_FIN = 0x01,
-	TCP_SYN = 0x02,
-	TCP_RST = 0x04,
-	TCP_PSH = 0x08,
-	TCP_ACK = 0x10,
-	TCP_URG = 0x20,
-	TCP_FLAGS = 0x3f,
-};
-
 /* A combination of flags, with and without PSH, in a set of all there are. */
 #define TCP_WITH(flags) (1ULL << (flags) | 1ULL << ((flags) | TCP_PSH))
 
@@ -118,7 +107,7 @@ step u8 screen(struct xdp_md *ctx, const struct packet *pkt)
 	bool flags =
 		pkt->protocol == IPPROTO_TCP && !pkt->quoted && pkt->fragment != LATER_FRAGMENT;
 
-	if (!screening || pkt->plain)
+	if (pkt->plain || !screening)
 		return 0;
 	if (pkt->fragment || pkt->quoted)
 		return screen_apart(ctx, pkt->l3, flags ? pkt->l4 : 0, pkt->ipv6);

@@ -16,7 +16,7 @@
 step bool is_bare(const struct packet *pkt)
 {
 	return pkt->l3 + pkt->length - pkt->l4 <= sizeof(struct tcphdr) + 1 && !pkt->opener &&
-	       !pkt->closer && !pkt->fragment;
+	       !closes(pkt) && !pkt->fragment;
 }
 
 #define NAT_FLAG(flag) ((u64)(flag) << FLOW_FLAGS_SHIFT)

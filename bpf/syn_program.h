@@ -45,7 +45,7 @@ step enum reason answer_syn(struct xdp_md *ctx, struct packet *pkt, struct cours
 	pkt->opener = false;
 	count_for_vip(c->vip, pkt);
 	/* A backend that has answered will do so again by itself. */
-	if (pkt->closer || pkt->fragment || (session && !may_begin_anew(session)))
+	if (closes(pkt) || pkt->fragment || (session && !may_begin_anew(session)))
 		return DROP_SYN_FLOOD;
 	cookie = make_cookie(pkt->ipv6);
 	if (cookie < 0)
@@ -114,7 +114,7 @@ step enum reason meet_client(struct xdp_md *ctx, struct packet *pkt, struct cour
 	if (!s)
 		return session & NAT_FLAG(NAT_SPLICED) ? refuse_connection(ctx, pkt) : GO_ON;
 	if (!(splice_flags(s) & SPLICE_ANSWERED))
-		return pkt->resets || pkt->fragment ? GO_ON : send_syn(ctx, pkt, c, s);
+		return resets(pkt) || pkt->fragment ? GO_ON : send_syn(ctx, pkt, c, s);
 	if (!tcp_of(c)->ack)
 		return GO_ON;
 	return shift_number(ctx, pkt->l4, offsetof(struct tcphdr, ack_seq), s->state) ?
@@ -130,10 +130,10 @@ step enum reason meet_answer(struct xdp_md *ctx, const struct packet *pkt, struc
 	u64 state = s->state;
 
 	if (!tcp_of(c)->ack || tcp_of(c)->ack_seq != bpf_htonl(s->isn + 1) ||
-	    !(tcp_of(c)->syn | pkt->resets))
+	    !(tcp_of(c)->syn | resets(pkt)))
 		/* It is of an older connection: so would its client answer (RFC 9293, 3.10.7.3). */
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
-	if (pkt->resets)
+	if (resets(pkt))
 		return shift_number(ctx, pkt->l4, offsetof(struct tcphdr, seq), 1 - by) ?
 			       GO_ON :
 			       DROP_INTERNAL;
@@ -166,7 +166,7 @@ step enum reason meet_backend(struct xdp_md *ctx, const struct packet *pkt, stru
 	if (comes_again(c, s) && !pkt->fragment)
 		return answer_syn_ack(ctx, pkt->l3, pkt->l4, s->state >> SPLICE_WINDOW_SHIFT,
 				      pkt->ipv6);
-	if (pkt->closer)
+	if (closes(pkt))
 		__sync_fetch_and_or(&s->state, SPLICE_FLAG(SPLICE_ENDED));
 	return shift_number(ctx, pkt->l4, offsetof(struct tcphdr, seq), -(u32)s->state) ?
 		       GO_ON :

@@ -19,10 +19,10 @@ step bool same_key(const struct vip_entry *e, const struct address *a, u32 endpo
 
 step u32 entry_of(const struct vip_table *table, u64 hash)
 {
-	u32 at = hash >> (table->shift & 63);
+	u32 at = hash >> table->shift;
 
 	if (table->group_shift) {
-		u32 group = table->first_group + (at >> (table->group_shift & 31));
+		u32 group = table->first_group + (at >> table->group_shift);
 
 		at += displacements.of[group & (2 * VIP_GROUPS - 1)];
 	}

@@ -175,9 +175,8 @@ type lbCourse struct {
 		Tos         uint8
 		Plain       bool
 		Opener      bool
-		Closer      bool
-		Resets      bool
-		_           [3]byte
+		Flags       uint8
+		_           [4]byte
 	}
 }
 
