@@ -91,11 +91,11 @@ side_step u64 choose_specially(struct xdp_md *ctx, u64 flow, u64 vip, u64 where,
 step u32 choose_backend(struct xdp_md *ctx, const struct pool *pool, const struct vip_entry *vip,
 			struct packet *pkt)
 {
-	u32 word, owner;
+	u32 flags = vip->flags, word, owner;
 	u64 found;
 
 	pkt->hash = flow_hash(pkt->addresses, pkt->ports, pkt->protocol);
-	if (vip->flags & VIP_SPECIAL) {
+	if (flags & VIP_SPECIAL) {
 		found = choose_specially(ctx, pkt->hash, vip_word(vip), where_in(pkt),
 					 flow_facts(vip, pkt));
 		pkt->opener = found & FOUND_OPENER;
@@ -103,9 +103,9 @@ step u32 choose_backend(struct xdp_md *ctx, const struct pool *pool, const struc
 	}
 	word = slot_word(pool, pkt->hash);
 	owner = backend_index(pool, word & SLOT_OWNER);
-	if (!asks_flow_table(vip->flags, word))
+	if (!asks_flow_table(flags, word))
 		return owner;
 	return route_flow(pkt->hash, owner,
-			  prior_backend(pool, vip->flags, vip->prior_pool, word, pkt->hash),
+			  prior_backend(pool, flags, vip->prior_pool, word, pkt->hash),
 			  flow_facts(vip, pkt));
 }

@@ -32,7 +32,7 @@ step enum reason route_to(struct xdp_md *ctx, struct packet *pkt, const struct v
 	if (reason != TX_FORWARDED)
 		return reason;
 	if (!pool)
-		return DROP_INTERNAL;
+		return rarely(DROP_INTERNAL);
 	route->vip = vip->vip;
 	route->mode = vip->mode;
 	route->backend = choose_backend(ctx, pool, vip, pkt);
@@ -48,7 +48,7 @@ step enum reason transmit(struct xdp_md *ctx, const struct backend *backend)
 	if (backend->ifindex == ctx->ingress_ifindex)
 		return TX_FORWARDED;
 	if (bpf_redirect_map(&egress, backend->ifindex, 0) != XDP_REDIRECT)
-		return DROP_UNRESOLVED;
+		return rarely(DROP_UNRESOLVED);
 	return REDIRECT_FORWARDED;
 }
 
@@ -63,10 +63,10 @@ step enum reason send(struct xdp_md *ctx, const struct packet *pkt, const struct
 	if (index == OWNER_RESET && pkt->protocol == IPPROTO_TCP && !pkt->fragment && !pkt->quoted)
 		return answer_reset(ctx, pkt->l3, pkt->l4, pkt->l3 + pkt->length, pkt->ipv6);
 	if (index < OWNER_FIRST)
-		return DROP_NO_BACKEND;
+		return rarely(DROP_NO_BACKEND);
 	backend = bpf_map_lookup_elem(&backends, &index);
 	if (!backend)
-		return index == OWNER_FULL ? DROP_LIMIT_BACKEND : DROP_INTERNAL;
+		return rarely(index == OWNER_FULL ? DROP_LIMIT_BACKEND : DROP_INTERNAL);
 	reason = rewrite(ctx, pkt, backend, route);
 	if (reason == DROP_TOO_BIG || reason == DROP_TTL_EXCEEDED)
 		return tell(ctx, pkt, reason, backend->mtu - outer_length(backend, route->mode));
@@ -241,7 +241,10 @@ step enum reason decide(struct xdp_md *ctx)
 SEC("xdp.frags")
 int steelyard(struct xdp_md *ctx)
 {
-	return leave(decide(ctx));
+	enum reason reason = decide(ctx);
+
+	/* Twice, so that nearly all packets do not look for what becomes of them. */
+	return reason == TX_FORWARDED ? leave(TX_FORWARDED) : leave(reason);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

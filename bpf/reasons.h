@@ -67,6 +67,16 @@ enum limited {
 	LIMITS,
 };
 
+/*
+ * A way out that few packets take. The compiler would otherwise have all packets prepare for
+ * it, by setting what it returns beforehand.
+ */
+step enum reason rarely(enum reason reason)
+{
+	barrier_var(reason);
+	return reason;
+}
+
 /* The XDP verdict of a reason; the reasons are in the order of their verdicts. */
 step int verdict(enum reason reason)
 {

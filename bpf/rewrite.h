@@ -30,7 +30,7 @@ step bool decrement_ttl(struct xdp_md *ctx, u32 l3, bool ipv6)
 		if ((void *)(ip + 1) > end)
 			return false;
 		ip->ttl--;
-		ip->check = fold_checksum(ip->check + bpf_htons(0x0100));
+		ip->check = checksum_of_less(ip->check);
 	}
 	return true;
 }
@@ -60,13 +60,11 @@ step __be16 ip_type(bool ipv6)
 
 /* Writes link and outer headers at the head of the frame; the caller has made room. */
 step bool write_headers(struct xdp_md *ctx, const struct packet *pkt, const struct backend *backend,
-			u8 mode, u32 inner)
+			u8 mode, u32 link, u32 inner)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	void *ip = data + sizeof(struct ethhdr);
+	void *ip = data + link;
 
-	if (backend->vlan)
-		ip += sizeof(struct vlan_header);
 	/* What follows the link header is at least an IPv4 header, of the packet or outside. */
 	if (ip + sizeof(struct iphdr) > end)
 		return false;
@@ -88,20 +86,20 @@ step enum reason rewrite(struct xdp_md *ctx, const struct packet *pkt,
 	u32 outer, link, inner = 0;
 
 	if (!(backend->modes & 1 << (route->mode & 7)))
-		return DROP_UNRESOLVED;
+		return rarely(DROP_UNRESOLVED);
 	if (!pkt->plain && pkt->ttl <= 1)
-		return DROP_TTL_EXCEEDED;
+		return rarely(DROP_TTL_EXCEEDED);
 	outer = outer_length(backend, route->mode);
 	if (pkt->length + outer > backend->mtu)
-		return DROP_TOO_BIG;
+		return rarely(DROP_TOO_BIG);
 	if (!decrement_ttl(ctx, pkt->l3, pkt->ipv6))
-		return DROP_INTERNAL;
+		return rarely(DROP_INTERNAL);
 	if (gue_checksum && route->mode == MODE_DSR_GUE)
 		inner = sum_bytes(ctx, pkt->l3, pkt->length);
 	link = sizeof(struct ethhdr) + (backend->vlan ? sizeof(struct vlan_header) : 0);
 	if (pkt->l3 != link + outer && bpf_xdp_adjust_head(ctx, (int)pkt->l3 - (int)(link + outer)))
-		return DROP_NO_HEADROOM;
-	if (!write_headers(ctx, pkt, backend, route->mode, inner))
-		return DROP_INTERNAL;
+		return rarely(DROP_NO_HEADROOM);
+	if (!write_headers(ctx, pkt, backend, route->mode, link, inner))
+		return rarely(DROP_INTERNAL);
 	return TX_FORWARDED;
 }

@@ -72,6 +72,14 @@ step struct address load_ipv6(const struct in6_addr *addr)
 	return a;
 }
 
+/* The checksum of a header one of whose upper bytes, by its place in a word, is now 1 less. */
+step u16 checksum_of_less(u16 check)
+{
+	u32 sum = (u32)check + bpf_htons(0x0100);
+
+	return sum + (sum >> 16);
+}
+
 /* Folds a sum of 16-bit words to the Internet checksum's 16 bits (RFC 1071). */
 step u16 fold_checksum(u32 sum)
 {
