@@ -274,7 +274,7 @@ enum splice_flag {
 
 /* The programs that the main one calls for what few packets are. */
 enum part {
-	PART_NOT_PLAIN, /* whatever is not */
+	PART_NOT_PLAIN,    /* whatever is not */
 	PART_NAT,          /* a packet of a VIP that translates */
 	PART_NAT_FRAGMENT, /* one in fragments */
 	PART_NAT_ERROR,    /* an ICMP error about one */

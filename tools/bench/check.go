@@ -16,21 +16,21 @@ type executedLimit struct {
 
 func executedLimits() []executedLimit {
 	return []executedLimit{
-		{"tcp4 dsr-ipip", 640, 7},
-		{"tcp6 dsr-ipip", 705, 7},
-		{"udp4 dsr-ipip", 600, 7},
-		{"tcp4 dsr-l2", 580, 7},
-		{"tcp4 dsr-gue", 685, 7},
-		{"tcp4 dsr-ipip in flux", 825, 11},
-		{"tcp4 dsr-ipip tracking always", 800, 9},
-		{"tcp4 dsr-ipip new flows", 985, 13},
-		{"tcp4 nat", 930, 9},
-		{"tcp4 nat replies", 840, 7},
-		{"tcp4 fullnat", 1190, 11},
-		{"tcp4 fullnat replies", 850, 6},
-		{"tcp4 fullnat new flows", 2120, 28},
-		{"icmp4 error dsr-ipip", 975, 8},
-		{"tcp4 not ours", 265, 2},
+		{"tcp4 dsr-ipip", 490, 7},
+		{"tcp6 dsr-ipip", 515, 7},
+		{"udp4 dsr-ipip", 470, 7},
+		{"tcp4 dsr-l2", 430, 7},
+		{"tcp4 dsr-gue", 530, 7},
+		{"tcp4 dsr-ipip in flux", 620, 11},
+		{"tcp4 dsr-ipip tracking always", 590, 9},
+		{"tcp4 dsr-ipip new flows", 840, 13},
+		{"tcp4 nat", 820, 9},
+		{"tcp4 nat replies", 775, 7},
+		{"tcp4 fullnat", 1080, 11},
+		{"tcp4 fullnat replies", 785, 6},
+		{"tcp4 fullnat new flows", 2020, 28},
+		{"icmp4 error dsr-ipip", 850, 8},
+		{"tcp4 not ours", 200, 2},
 	}
 }
 

@@ -35,7 +35,7 @@ type limit struct {
 
 func limits() []limit {
 	return []limit{
-		{"steelyard", 77_000, 28_000},
+		{"steelyard", 57_000, 25_000},
 		{"steelyard_part", 135_000, 40_000},
 		{"steelyard_nat", 102_000, 56_000},
 		{"steelyard_nat_fragment", 155_000, 66_000},
