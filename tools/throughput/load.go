@@ -47,10 +47,11 @@ func workloads() []workload {
 	}
 }
 
-// answers is what load.lua says of a turn.
+// answers is what load.lua says of a turn. Connections that were cut had been made, but
+// ended before the answer.
 type answers struct {
-	Microseconds, Requests, Bytes, Failed uint64
-	P50, P99                              float64 // microseconds
+	Microseconds, Requests, Bytes, Cut, Failed uint64
+	P50, P99                                   float64 // microseconds
 }
 
 func (a *answers) seconds() float64 { return float64(a.Microseconds) / 1e6 }

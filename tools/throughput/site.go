@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -122,6 +124,24 @@ func (s *site) received() (n uint64, err error) {
 		return err
 	})
 	return n, err
+}
+
+// resets is how many resets the kernels of those that serve have sent.
+func (s *site) resets() (n uint64, err error) {
+	for _, h := range append([]*lab.Host{s.Balancer}, s.Backends...) {
+		out, err := h.Run("nstat", "--zeros", "--ignore", "--noupdate", "--json", "TcpOutRsts")
+		if err != nil {
+			return 0, err
+		}
+		var counters struct {
+			Kernel struct{ TCPOutRsts uint64 } `json:"kernel"`
+		}
+		if err := json.Unmarshal([]byte(out), &counters); err != nil {
+			return 0, fmt.Errorf("nstat on %s: %w: %s", h.Name, err, out)
+		}
+		n += counters.Kernel.TCPOutRsts
+	}
+	return n, nil
 }
 
 // write makes a file in the balancer's directory.

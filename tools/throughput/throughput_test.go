@@ -131,6 +131,29 @@ func TestWrongPathFails(t *testing.T) {
 	}
 }
 
+// Resets of servers' kernels excuse as many new connections that were cut, if they are few.
+func TestCutConnections(t *testing.T) {
+	for _, test := range []struct {
+		afresh                bool
+		cut, requests, resets uint64
+		want                  string
+	}{
+		{false, 0, 25_000, 0, ""},
+		{true, 0, 25_000, 0, ""},
+		{true, 1, 25_000, 1, ""},
+		{true, 1, 2_500, 1, ""},
+		{true, 2, 25_000, 3, ""},
+		{true, 1, 25_000, 0, "sent 0 resets"},
+		{true, 3, 25_000, 3, "at most 2"},
+		{false, 1, 25_000, 1, "at most 0"},
+	} {
+		w, a := &workload{afresh: test.afresh}, &answers{Requests: test.requests, Cut: test.cut}
+		if err := w.checkCut(a, test.resets); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+}
+
 // Frames that do not go through the program under test, or do not come back, yield no figure.
 func TestWrongPacketsFail(t *testing.T) {
 	t.Parallel()
