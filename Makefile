@@ -5,6 +5,11 @@ PREFIX ?= /usr/local
 UNITDIR ?= /usr/lib/systemd/system
 SYSCONFDIR ?= /etc
 
+# Linters, tests and product are compiled in one way, so that every package is compiled once and
+# what is tested is what is shipped. Only the race detector wants another, with cgo.
+export CGO_ENABLED := 0
+export GOFLAGS := $(filter-out -trimpath,$(GOFLAGS)) -trimpath
+
 # Flags for every go test, such as: make test GOTESTFLAGS=-v
 ifdef CI
 GOTESTFLAGS ?= -v
@@ -20,7 +25,7 @@ endif
 UNIT := ./cmd/... ./pkg/... ./tools/...
 C_FILES = $(wildcard bpf/*.c bpf/*.h tools/*/*.c tools/*/*.h tools/*/*/*.c tools/*/*/*.h)
 # The version comes from here, so that a build needs no git.
-GO_BUILD = CGO_ENABLED=0 go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+GO_BUILD = go build -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
 LAB = go run $(AS_ROOT) ./tools/lab $(if $(MODE),--mode $(MODE))
 
 .PHONY: help build generate check-generated fmt lint test test-unit test-e2e \

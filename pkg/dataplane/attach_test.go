@@ -48,7 +48,7 @@ func (s space) wantXDP(t *testing.T, want map[string]string) {
 func TestAttachNative(t *testing.T) {
 	for name, mode := range map[string]model.XDPMode{"auto": model.XDPAuto, "native": model.XDPNative} {
 		t.Run(name, func(t *testing.T) {
-			s, p := newSpace(t), loaded(t, smallLimits())
+			s, p := newSpace(t), fresh(t, smallLimits())
 			s.veth(t, "a", "a2")
 			s.veth(t, "b", "b2")
 			if err := s.attach(p, mode, "a", "b"); err != nil {
@@ -76,7 +76,7 @@ func TestAttachNative(t *testing.T) {
 }
 
 func TestAttachGeneric(t *testing.T) {
-	s, p := newSpace(t), loaded(t, smallLimits())
+	s, p := newSpace(t), fresh(t, smallLimits())
 	s.veth(t, "a", "a2")
 	if err := s.attach(p, model.XDPGeneric, "a"); err != nil {
 		t.Fatal(err)
@@ -89,7 +89,7 @@ func TestAttachGeneric(t *testing.T) {
 
 // TestAttachFallsBack uses the loopback interface, whose driver knows no XDP.
 func TestAttachFallsBack(t *testing.T) {
-	s, p := newSpace(t), loaded(t, smallLimits())
+	s, p := newSpace(t), fresh(t, smallLimits())
 	if err := s.attach(p, model.XDPNative, "lo"); err == nil {
 		t.Fatal("native mode on an interface without: attached")
 	}
@@ -142,7 +142,7 @@ func TestAttachRefusesOccupied(t *testing.T) {
 	} {
 		for modeName, mode := range map[string]model.XDPMode{"auto": model.XDPAuto, "native": model.XDPNative, "generic": model.XDPGeneric} {
 			t.Run(name+"/"+modeName, func(t *testing.T) {
-				s, p := newSpace(t), loaded(t, smallLimits())
+				s, p := newSpace(t), fresh(t, smallLimits())
 				s.veth(t, "free", "free2")
 				taken := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "taken", Index: s.veth(t, "taken", "taken2")}}
 				s.veth(t, "later", "later2")
@@ -176,7 +176,7 @@ func TestAttachRefusesOccupied(t *testing.T) {
 }
 
 func TestAttachRefusesItself(t *testing.T) {
-	s, p, second := newSpace(t), loaded(t, smallLimits()), loaded(t, smallLimits())
+	s, p, second := newSpace(t), fresh(t, smallLimits()), fresh(t, smallLimits())
 	s.veth(t, "a", "a2")
 	if err := s.attach(p, model.XDPAuto, "a"); err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func TestAttachRefusesItself(t *testing.T) {
 }
 
 func TestAttachNoSuchInterface(t *testing.T) {
-	s, p := newSpace(t), loaded(t, smallLimits())
+	s, p := newSpace(t), fresh(t, smallLimits())
 	s.veth(t, "a", "a2")
 	err := s.attach(p, model.XDPAuto, "a", "missing0")
 	if err == nil || !strings.Contains(err.Error(), "attach to missing0: no such interface") {
@@ -202,7 +202,7 @@ func TestAttachNoSuchInterface(t *testing.T) {
 
 // TestAttachKeepsWhatIsThere: a failing Attach takes back its own interfaces only.
 func TestAttachKeepsWhatIsThere(t *testing.T) {
-	s, p := newSpace(t), loaded(t, smallLimits())
+	s, p := newSpace(t), fresh(t, smallLimits())
 	s.veth(t, "a", "a2")
 	s.veth(t, "b", "b2")
 	if err := s.attach(p, model.XDPAuto, "a"); err != nil {
@@ -274,7 +274,7 @@ func TestNoDescriptorLeaks(t *testing.T) {
 		t.Errorf("%d descriptors are open, %d before", after, before)
 	}
 	// The control: one that is open is seen.
-	p := loaded(t, smallLimits())
+	p := fresh(t, smallLimits())
 	if now := descriptors(t); now <= before {
 		t.Errorf("%d descriptors with a Plane, %d without", now, before)
 	}
@@ -283,7 +283,7 @@ func TestNoDescriptorLeaks(t *testing.T) {
 
 // TestLoadFails: limits that no map can have are an error, and leave nothing open.
 func TestLoadFails(t *testing.T) {
-	loaded(t, smallLimits())
+	fresh(t, smallLimits())
 	before := descriptors(t)
 	for name, limits := range map[string]Limits{
 		"no VIPs":     {VIPs: 0, Pools: 1, Backends: 1, Slots: 1},

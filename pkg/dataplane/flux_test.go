@@ -28,11 +28,7 @@ type fluxRig struct {
 
 func newFluxRig(t *testing.T, tracking model.Tracking, protocol model.Protocol) *fluxRig {
 	t.Helper()
-	plane, err := Load(Limits{VIPs: 16, Endpoints: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}, Options{Seed: Seed{1, 2}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { plane.Close() })
+	plane := loadedWith(t, Limits{VIPs: 16, Endpoints: 16, Pools: 16, Backends: 256, Slots: 1 << 16, Flows: 1 << 16}, Options{Seed: Seed{1, 2}})
 	r := &fluxRig{T: t, plane: plane, health: map[netip.Addr]model.Health{}, now: 1000}
 	plane.SetClock(r.now)
 	r.desired = model.State{

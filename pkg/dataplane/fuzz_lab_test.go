@@ -223,17 +223,10 @@ func newFuzzLab(t testing.TB, options Options) *fuzzLab {
 	l := &lab{space: newSpace(t)}
 	out := l.veth(t, "out", "outpeer")
 	l.services = services(out)
-	var err error
 	// Few flows and fragments, so that they give way.
-	limits := Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 2048, Slots: 1 << 16, Flows: 4096, Fragments: 256, SourceLists: 2}
-	if l.Plane, err = Load(limits, options); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	l.Plane = loadedWith(t, Limits{
+		VIPs: 256, Endpoints: 256, Pools: 128, Backends: 2048, Slots: 1 << 16, Flows: 4096, Fragments: 256, SourceLists: 2,
+	}, options)
 	before, after := fuzzState(l.services, options, false), fuzzState(l.services, options, true)
 	for _, state := range []forwarding.State{before, after} {
 		if err := l.do(func() error { return l.Apply(state) }); err != nil {

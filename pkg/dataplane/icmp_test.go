@@ -125,18 +125,20 @@ func TestErrorsWithoutTracking(t *testing.T) {
 	t.Parallel()
 	for _, f := range families() {
 		for _, mode := range []model.Mode{model.ModeDSRL2, model.ModeDSRIPIP, model.ModeDSRGUE} {
-			r := newFluxRig(t, model.TrackingNone, model.TCP)
-			r.take(f, mode)
-			r.add(0, 1)
-			r.apply()
-			old := r.open(0, 300)
-			for n := 2; n < 9; n++ {
-				r.add(0, n)
-			}
-			r.apply()
-			if r.astray(old) == 0 {
-				t.Errorf("%s, %s: none went astray: the test shows nothing", f.name, mode)
-			}
+			t.Run(fmt.Sprintf("%s, %s", f.name, mode), func(t *testing.T) {
+				r := newFluxRig(t, model.TrackingNone, model.TCP)
+				r.take(f, mode)
+				r.add(0, 1)
+				r.apply()
+				old := r.open(0, 300)
+				for n := 2; n < 9; n++ {
+					r.add(0, n)
+				}
+				r.apply()
+				if r.astray(old) == 0 {
+					t.Error("none went astray: the test shows nothing")
+				}
+			})
 		}
 	}
 }

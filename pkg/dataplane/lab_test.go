@@ -49,26 +49,6 @@ func smallLimits() Limits {
 	return Limits{VIPs: 256, Endpoints: 256, Pools: 128, Backends: 1024, Slots: 1 << 16, Fragments: 1 << 10, SourceLists: 8, Sources: 1 << 12}
 }
 
-// loaded is a Plane that lives as long as the test.
-func loaded(t testing.TB, limits Limits) *Plane {
-	t.Helper()
-	return loadedWith(t, limits, testOptions())
-}
-
-func loadedWith(t testing.TB, limits Limits, options Options) *Plane {
-	t.Helper()
-	p, err := Load(withRoom(limits), options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return p
-}
-
 func applyTo(t testing.TB, p *Plane, state forwarding.State) {
 	t.Helper()
 	if err := p.Apply(state); err != nil {

@@ -123,31 +123,33 @@ func TestNATPortGivesWay(t *testing.T) {
 			"before long": {a.idle - natSlack, brief, brief},
 			"in the end":  {a.idle + natSlack, true, false},
 		} {
-			l := newNATTable(t, natSetting{options: ports(64)})
-			s := l.at(ipv4(), "fullnat", "")
-			victim := l.talk(s, model.TCP)
-			if err := l.exhaust(s, model.TCP); err != nil {
-				t.Fatal(err)
-			}
-			l.inject(victim, a.flags, c.age)
-			next := l.newTalk(s, model.TCP)
-			// A packet looks at some ports, chance says which.
-			verdict, out := l.send(&next, next.ask(flagSYN, nil))
-			for range 100 {
-				if verdict == xdpDrop {
-					verdict, out = l.send(&next, next.ask(flagSYN, nil))
+			t.Run(a.name+", "+name, func(t *testing.T) {
+				l := newNATTable(t, natSetting{options: ports(64)})
+				s := l.at(ipv4(), "fullnat", "")
+				victim := l.talk(s, model.TCP)
+				if err := l.exhaust(s, model.TCP); err != nil {
+					t.Fatal(err)
 				}
-			}
-			if given := verdict == xdpTX; given != c.gives {
-				t.Errorf("%s, %s: gives way %t, want %t", a.name, name, given, c.gives)
-			} else if given && sourceOf(out, false) != victim.source {
-				t.Errorf("%s, %s: another gives way", a.name, name)
-			}
-			events, err := l.FlowEvents()
-			if err != nil || (events.EvictedOpen == 1) != c.evicts || events.EvictedOpen > 1 {
-				t.Errorf("%s, %s: %d evicted, %v", a.name, name, events.EvictedOpen, err)
-			}
-			l.agree(t)
+				l.inject(victim, a.flags, c.age)
+				next := l.newTalk(s, model.TCP)
+				// A packet looks at some ports, chance says which.
+				verdict, out := l.send(&next, next.ask(flagSYN, nil))
+				for range 100 {
+					if verdict == xdpDrop {
+						verdict, out = l.send(&next, next.ask(flagSYN, nil))
+					}
+				}
+				if given := verdict == xdpTX; given != c.gives {
+					t.Errorf("gives way %t, want %t", given, c.gives)
+				} else if given && sourceOf(out, false) != victim.source {
+					t.Error("another gives way")
+				}
+				events, err := l.FlowEvents()
+				if err != nil || (events.EvictedOpen == 1) != c.evicts || events.EvictedOpen > 1 {
+					t.Errorf("%d evicted, %v", events.EvictedOpen, err)
+				}
+				l.agree(t)
+			})
 		}
 	}
 }
@@ -367,12 +369,14 @@ func TestNATAgreementNotices(t *testing.T) {
 		"bit lost":     func(l *natTable, _ talk) { clear(l.natPorts.elements) },
 		"bit too many": func(l *natTable, _ talk) { l.natPorts.elements[100].Word[0] ^= 4 },
 	} {
-		l := newNATTable(t, natSetting{options: natOptions()})
-		// One that is among sessions.
-		c := l.talk(l.at(ipv4(), "fullnat to ipv6", ""), model.TCP)
-		l.agree(t)
-		if spoil(l, c); l.agreement() == nil {
-			t.Errorf("%s: not noticed", name)
-		}
+		t.Run(name, func(t *testing.T) {
+			l := newNATTable(t, natSetting{options: natOptions()})
+			// One that is among sessions.
+			c := l.talk(l.at(ipv4(), "fullnat to ipv6", ""), model.TCP)
+			l.agree(t)
+			if spoil(l, c); l.agreement() == nil {
+				t.Error("not noticed")
+			}
+		})
 	}
 }

@@ -194,10 +194,6 @@ func load(pin *pinning, limits Limits, options Options, rewrite func(*ebpf.Colle
 	if err != nil {
 		return nil, err
 	}
-	reasons, err := reasonNames(spec)
-	if err != nil {
-		return nil, err
-	}
 	if err := specialize(spec, limits, options); err != nil {
 		return nil, err
 	}
@@ -206,12 +202,32 @@ func load(pin *pinning, limits Limits, options Options, rewrite func(*ebpf.Colle
 			return nil, err
 		}
 	}
-	p := &Plane{
+	p, err := newPlane(spec, limits, options)
+	if err != nil {
+		return nil, err
+	}
+	p.pin = pin
+	if err := p.create(spec); err != nil {
+		return nil, err
+	}
+	if err := p.takeOver(); err != nil {
+		p.pin = nil // the caller closes it
+		return nil, errors.Join(err, p.Close())
+	}
+	return p, nil
+}
+
+// newPlane is a Plane without anything in the kernel yet.
+func newPlane(spec *ebpf.CollectionSpec, limits Limits, options Options) (*Plane, error) {
+	reasons, err := reasonNames(spec)
+	if err != nil {
+		return nil, err
+	}
+	return &Plane{
 		reasons:    reasons,
 		limits:     limits,
 		seed:       options.Seed,
 		natSources: sourcesOf(options),
-		pin:        pin,
 		random:     rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		numbers:    newNumbers(limits),
 		applied:    newApplied(),
@@ -222,15 +238,14 @@ func load(pin *pinning, limits Limits, options Options, rewrite func(*ebpf.Colle
 		lists:     sourceLists{lists: map[string]sourceList{}, spec: spec.Maps[lbMapSourceLists].InnerMap.Copy()},
 
 		placeByBackend: make([]*place, limits.Backends+uint32(lbOwnerOWNER_FIRST)),
-	}
-	if err := p.create(spec); err != nil {
-		return nil, err
-	}
-	if err := p.takeOver(); err != nil {
-		p.pin = nil // the caller closes it
-		return nil, errors.Join(err, p.Close())
-	}
-	return p, nil
+	}, nil
+}
+
+// kernelObjects are the programs with their maps.
+type kernelObjects struct {
+	lbObjects
+	Control       *ebpf.Map `ebpf:".data.control"`
+	Displacements *ebpf.Map `ebpf:".data.displacements"`
 }
 
 // create loads the program, over the pinned maps if there are any of these sizes.
@@ -254,14 +269,18 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 			p.former = pinned
 		}
 	}
-	objects := struct {
-		lbObjects
-		Control       *ebpf.Map `ebpf:".data.control"`
-		Displacements *ebpf.Map `ebpf:".data.displacements"`
-	}{}
+	var objects kernelObjects
 	if err := spec.LoadAndAssign(&objects, &options); err != nil {
 		return errors.Join(fmt.Errorf("load the packet path: %w", xdp.Explain(err)), closeMaps(options.MapReplacements), closeMaps(p.former))
 	}
+	if err := p.use(objects); err != nil {
+		return err
+	}
+	return closeMaps(options.MapReplacements)
+}
+
+// use makes objects those of the Plane, which closes them.
+func (p *Plane) use(objects kernelObjects) error {
 	p.program, p.maps = objects.Steelyard, objects.lbMaps
 	p.controlMap, p.displacementsMap = objects.Control, objects.Displacements
 	p.parts = map[lbPart]*ebpf.Program{
@@ -275,7 +294,7 @@ func (p *Plane) create(spec *ebpf.CollectionSpec) error {
 			return fmt.Errorf("the packet path's further programs: %w", err)
 		}
 	}
-	return closeMaps(options.MapReplacements)
+	return nil
 }
 
 // takeOver maps the memories and, where there were pinned maps, adopts what they hold.
