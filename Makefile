@@ -57,7 +57,7 @@ test: setup build ## run all tests, end to end included
 	@$(MAKE) --no-print-directory test-e2e
 
 test-unit: build ## run the tests of the packages, with the race detector
-	CGO_ENABLED=1 go test -race -timeout 10m $(GOTESTFLAGS) $(AS_ROOT) $(UNIT)
+	CGO_ENABLED=1 go test -race -timeout 15m $(GOTESTFLAGS) $(AS_ROOT) $(UNIT)
 
 test-e2e: build build-next ## run the tests of the built binary in network namespaces
 	go test -count 1 -timeout 15m $(GOTESTFLAGS) $(AS_ROOT) ./test/...

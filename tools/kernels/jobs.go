@@ -32,7 +32,7 @@ func jobs() []job {
 		{pkg: "pkg/backend", Job: plan.Job{Name: "backend", Tests: []string{
 			"TestTraffic", "TestClaims", "TestFallsBackToGeneric", "TestDecapPackets", "TestCongestionChecksum",
 		}}},
-		// Each loads the programs once, which emulation takes seconds for.
+		// Programs for other limits or options are loaded, which emulation takes seconds for.
 		{pkg: "pkg/dataplane", Job: plan.Job{Name: "dataplane", Tests: []string{
 			"TestPackets", "TestFuzz", "TestAnswersAreFew", "TestErrorsReachTheBackendOfTheirFlow", "TestFragmentsFollowTheFirst",
 			"TestEarlyFragments", "TestOpenersOfQUIC", "TestConnectionIDs", "TestAffineFlows", "TestPorts",
