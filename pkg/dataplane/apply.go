@@ -351,10 +351,7 @@ func (p *Plane) writePools(next *planned, state *forwarding.State) {
 
 // sameTable compares by address, as [forwarding.Build] promises.
 func sameTable(a, b *forwarding.Pool) bool {
-	if len(a.Table) == 0 || len(b.Table) == 0 {
-		return len(a.Table) == len(b.Table) && a.Reset == b.Reset
-	}
-	return &a.Table[0] == &b.Table[0]
+	return a.Table == b.Table && (a.Table != nil || a.Reset == b.Reset)
 }
 
 // moveSlots gives every slot the owner that the pool's table has for it.
@@ -373,7 +370,7 @@ func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 	for i, m := range pool.Members {
 		owners[i] = at.owners[m.ID]
 	}
-	for slot, member := range pool.Table {
+	for slot, member := range pool.Table.Owners() {
 		at.table.Move(uint32(slot), owners[member], p.now)
 	}
 }

@@ -172,7 +172,7 @@ func TestSameTableIsNotWritten(t *testing.T) {
 		t.Error("a table that is the same was written")
 	}
 	pool := w.pools["a"]
-	pool.Table = slices.Clone(pool.Table)
+	pool.Table = inTurn(pool.Slots, 2)
 	w.pools["a"] = pool
 	w.apply()
 	if *word == spoilt {
@@ -181,13 +181,13 @@ func TestSameTableIsNotWritten(t *testing.T) {
 }
 
 func TestSameTable(t *testing.T) {
-	table := []uint32{0, 1, 0}
+	table := inTurn(3, 2)
 	for name, c := range map[string]struct {
 		a, b forwarding.Pool
 		want bool
 	}{
-		"one slice":         {forwarding.Pool{Table: table}, forwarding.Pool{Table: table}, true},
-		"equal slices":      {forwarding.Pool{Table: table}, forwarding.Pool{Table: slices.Clone(table)}, false},
+		"one table":         {forwarding.Pool{Table: table}, forwarding.Pool{Table: table}, true},
+		"equal tables":      {forwarding.Pool{Table: table}, forwarding.Pool{Table: inTurn(3, 2)}, false},
 		"none and some":     {forwarding.Pool{}, forwarding.Pool{Table: table}, false},
 		"some and none":     {forwarding.Pool{Table: table}, forwarding.Pool{}, false},
 		"both down":         {forwarding.Pool{}, forwarding.Pool{}, true},
