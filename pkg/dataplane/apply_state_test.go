@@ -180,7 +180,7 @@ func TestSameTableIsNotWritten(t *testing.T) {
 	}
 }
 
-func TestSameTable(t *testing.T) {
+func TestOwned(t *testing.T) {
 	table := inTurn(3, 2)
 	for name, c := range map[string]struct {
 		a, b forwarding.Pool
@@ -196,8 +196,12 @@ func TestSameTable(t *testing.T) {
 		"up, reset or not":  {forwarding.Pool{Table: table}, forwarding.Pool{Table: table, Reset: true}, true},
 		"reset, and now up": {forwarding.Pool{Reset: true}, forwarding.Pool{Table: table, Reset: true}, false},
 	} {
-		if got := sameTable(&c.a, &c.b); got != c.want {
+		w := written{slots: true, table: c.a.Table, reset: c.a.Reset}
+		if got := w.owned(&c.b); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if (&written{}).owned(&c.b) {
+			t.Errorf("%s: where nothing is written, it is the same", name)
 		}
 	}
 }
