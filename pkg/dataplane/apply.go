@@ -20,8 +20,13 @@ type applied struct {
 	places map[string]*place
 	// pools by name, as last written.
 	pools map[string]forwarding.Pool
+	paths forwarding.Paths
 	// node are the sources that hold for all VIPs.
 	node model.NodeSources
+	// listed are the VIPs as they were asked for, nil if they may be something else to
+	// packets by now; directory is what they are.
+	listed    []model.VIP
+	directory *directory
 }
 
 // vip is a VIP with its numbers and what became of its former pool.
@@ -121,10 +126,9 @@ type planned struct {
 	applied
 	numbers numbers
 	// owners are the numbers of backends of places that get new ones.
-	owners    map[*place]map[model.BackendID]uint32
-	directory *directory
-	table     *vipTable
-	lists     map[string]*model.SourceList
+	owners map[*place]map[model.BackendID]uint32
+	table  *vipTable
+	lists  map[string]*model.SourceList
 }
 
 func (p *Plane) plan(state *forwarding.State) (*planned, error) {
@@ -150,27 +154,63 @@ func (p *Plane) plan(state *forwarding.State) (*planned, error) {
 	if next.lists, err = p.wantedLists(state); err != nil {
 		return nil, err
 	}
-	next.node = state.Sources
-	for _, v := range state.VIPs {
-		planned, err := p.planVIP(next, v)
-		if err != nil {
-			return nil, fmt.Errorf("VIP %q: %w", v.Name, err)
-		}
-		p.planServerIDs(planned, next)
-		next.vips[v.Name] = planned
+	next.paths, next.node, next.listed = state.Paths, state.Sources, state.VIPs
+	kept := p.keepsVIPs(next)
+	if kept {
+		next.vips = p.applied.vips
+	} else if err := p.planVIPs(next); err != nil {
+		return nil, err
 	}
 	if err := p.countServerIDs(next); err != nil {
 		return nil, err
+	}
+	if kept {
+		next.directory = p.directory
+		return next, nil
 	}
 	next.directory = buildDirectory(next.vips, next.node, otherGuard(p.limits), next.ownersOf)
 	if err := countReplies(next.directory, state.VIPs, p.limits.Endpoints); err != nil {
 		return nil, err
 	}
 	if next.directory.equal(p.directory) {
+		next.directory = p.directory
 		return next, nil
 	}
 	next.table, err = buildVIPTable(next.directory.entries, vipEntries(p.limits), p.random)
 	return next, err
+}
+
+// keepsVIPs reports whether a plan leaves every VIP what it is to packets: they are the very
+// ones that packets have, on the same places, whose backends have got no more numbers.
+func (p *Plane) keepsVIPs(next *planned) bool {
+	was := &p.applied
+	if len(next.listed) == 0 || len(next.listed) != len(was.listed) || &next.listed[0] != &was.listed[0] ||
+		next.node != was.node || was.directory != p.directory || len(next.places) != len(was.places) {
+		return false
+	}
+	for name, at := range next.places {
+		if was.places[name] != at || len(next.owners[at]) != len(at.owners) {
+			return false
+		}
+	}
+	for _, v := range was.vips {
+		if v.gaveCookies != p.hasGivenCookies(v.id) || v.QUIC && p.renamesBackends(v, next) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Plane) planVIPs(next *planned) error {
+	for _, v := range next.listed {
+		planned, err := p.planVIP(next, v)
+		if err != nil {
+			return fmt.Errorf("VIP %q: %w", v.Name, err)
+		}
+		p.planServerIDs(planned, next)
+		next.vips[v.Name] = planned
+	}
+	return nil
 }
 
 // ownersOf are the numbers that backends of a place have under the plan.
@@ -245,8 +285,10 @@ func (p *Plane) renumbers(next *planned) bool {
 // prepare does what may fail before the first packet sees a difference.
 func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 	links := map[uint32]bool{}
-	for _, path := range state.Paths {
-		links[uint32(path.Link)] = true
+	if !state.Paths.Same(p.applied.paths) {
+		for _, path := range state.Paths {
+			links[uint32(path.Link)] = true
+		}
 	}
 	for link := range links {
 		if err := p.sendsThrough(link); err != nil {
@@ -280,6 +322,7 @@ func (p *Plane) sendsThrough(link uint32) error {
 // commitNumbers makes the plan's numbers those of the places.
 func (p *Plane) commitNumbers(next *planned, state *forwarding.State) {
 	p.numbers = next.numbers
+	p.applied.listed = nil // if this comes to nothing, they are not what their numbers say
 	for i := range state.Pools {
 		pool := &state.Pools[i]
 		at := next.places[pool.Name]
@@ -302,8 +345,9 @@ func (p *Plane) occupy(at, by *place) {
 // writeRooms sets the rooms of all backends, before their records say whether they count.
 func (p *Plane) writeRooms(next *planned) {
 	for name, at := range next.places {
-		pool := next.pools[name]
-		p.planRooms(at, &pool)
+		if pool := next.pools[name]; !at.written.numbered(pool.Backends) {
+			p.planRooms(at, &pool)
+		}
 	}
 }
 
@@ -328,7 +372,7 @@ func (p *Plane) stripBackends() {
 		inUse[v.place] = true
 	}
 	for _, at := range p.allPlaces() {
-		if pool, kept := p.applied.pools[at.pool]; kept {
+		if pool, kept := p.applied.pools[at.pool]; kept && !at.written.stripped(pool.Backends) {
 			p.stripPlace(at, &pool, inUse[p.applied.places[at.pool]])
 		}
 	}
@@ -338,25 +382,16 @@ func (p *Plane) writePools(next *planned, state *forwarding.State) {
 	for i := range state.Pools {
 		pool := &state.Pools[i]
 		at := next.places[pool.Name]
-		written, known := p.applied.pools[pool.Name]
-		if known && p.applied.places[pool.Name] == at && sameTable(&written, pool) {
-			continue
+		if !at.written.owned(pool) {
+			p.moveSlots(at, pool)
+			p.pools.store(at.id, at.record())
 		}
-		p.moveSlots(at, pool)
-		p.pools.store(at.id, at.record())
 	}
-}
-
-// sameTable compares by address, as [forwarding.Build] promises.
-func sameTable(a, b *forwarding.Pool) bool {
-	if len(a.Table) == 0 || len(b.Table) == 0 {
-		return len(a.Table) == len(b.Table) && a.Reset == b.Reset
-	}
-	return &a.Table[0] == &b.Table[0]
 }
 
 // moveSlots gives every slot the owner that the pool's table has for it.
 func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
+	at.written.slots, at.written.table, at.written.reset = true, pool.Table, pool.Reset
 	if pool.Table == nil {
 		nobody := uint32(lbOwnerOWNER_NONE)
 		if pool.Reset {
@@ -371,7 +406,7 @@ func (p *Plane) moveSlots(at *place, pool *forwarding.Pool) {
 	for i, m := range pool.Members {
 		owners[i] = at.owners[m.ID]
 	}
-	for slot, member := range pool.Table {
+	for slot, member := range pool.Table.Owners() {
 		at.table.Move(uint32(slot), owners[member], p.now)
 	}
 }

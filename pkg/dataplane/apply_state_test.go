@@ -172,7 +172,7 @@ func TestSameTableIsNotWritten(t *testing.T) {
 		t.Error("a table that is the same was written")
 	}
 	pool := w.pools["a"]
-	pool.Table = slices.Clone(pool.Table)
+	pool.Table = inTurn(pool.Slots, 2)
 	w.pools["a"] = pool
 	w.apply()
 	if *word == spoilt {
@@ -180,14 +180,14 @@ func TestSameTableIsNotWritten(t *testing.T) {
 	}
 }
 
-func TestSameTable(t *testing.T) {
-	table := []uint32{0, 1, 0}
+func TestOwned(t *testing.T) {
+	table := inTurn(3, 2)
 	for name, c := range map[string]struct {
 		a, b forwarding.Pool
 		want bool
 	}{
-		"one slice":         {forwarding.Pool{Table: table}, forwarding.Pool{Table: table}, true},
-		"equal slices":      {forwarding.Pool{Table: table}, forwarding.Pool{Table: slices.Clone(table)}, false},
+		"one table":         {forwarding.Pool{Table: table}, forwarding.Pool{Table: table}, true},
+		"equal tables":      {forwarding.Pool{Table: table}, forwarding.Pool{Table: inTurn(3, 2)}, false},
 		"none and some":     {forwarding.Pool{}, forwarding.Pool{Table: table}, false},
 		"some and none":     {forwarding.Pool{Table: table}, forwarding.Pool{}, false},
 		"both down":         {forwarding.Pool{}, forwarding.Pool{}, true},
@@ -196,8 +196,12 @@ func TestSameTable(t *testing.T) {
 		"up, reset or not":  {forwarding.Pool{Table: table}, forwarding.Pool{Table: table, Reset: true}, true},
 		"reset, and now up": {forwarding.Pool{Reset: true}, forwarding.Pool{Table: table, Reset: true}, false},
 	} {
-		if got := sameTable(&c.a, &c.b); got != c.want {
+		w := written{slots: true, table: c.a.Table, reset: c.a.Reset}
+		if got := w.owned(&c.b); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+		if (&written{}).owned(&c.b) {
+			t.Errorf("%s: where nothing is written, it is the same", name)
 		}
 	}
 }

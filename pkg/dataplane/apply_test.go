@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ func (w *world) vip(port uint16, pool string) {
 func vipName(port uint16) string { return fmt.Sprintf("vip%d", port) }
 
 func (w *world) state() forwarding.State {
-	state := forwarding.State{Paths: w.paths}
+	state := forwarding.State{Paths: maps.Clone(w.paths)}
 	for _, v := range w.vips {
 		state.VIPs = append(state.VIPs, v)
 	}
@@ -84,6 +85,10 @@ func (w *world) rest() {
 func (w *world) settled() {
 	w.Helper()
 	for name, pool := range w.Plane.applied.pools {
+		var owners []uint32
+		if pool.Table != nil {
+			owners = pool.Table.Owners()
+		}
 		at := w.applied.places[name]
 		words := w.slotWords(at)
 		if len(words) != int(pool.Slots) {
@@ -92,8 +97,8 @@ func (w *world) settled() {
 		for i, word := range words {
 			want := uint32(lbOwnerOWNER_NONE)
 			switch {
-			case pool.Table != nil:
-				want = at.owners[pool.Members[pool.Table[i]].ID]
+			case owners != nil:
+				want = at.owners[pool.Members[owners[i]].ID]
 			case pool.Reset:
 				want = uint32(lbOwnerOWNER_RESET)
 			}

@@ -18,7 +18,11 @@ const (
 )
 
 // writePlace writes the records of a place's backends.
-func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths map[netip.Addr]forwarding.Path) {
+func (p *Plane) writePlace(at *place, pool *forwarding.Pool, paths forwarding.Paths) {
+	if at.written.resolved(pool.Backends, paths) {
+		return
+	}
+	at.written.backends, at.written.paths = pool.Backends, paths
 	for _, b := range pool.Backends {
 		owner, known := at.owners[b.ID]
 		if !known {
@@ -56,7 +60,7 @@ func (p *Plane) stripPlace(at *place, pool *forwarding.Pool, inUse bool) {
 		}
 		p.backends.store(at.base()+owner, record)
 	}
-	at.adopted = false
+	at.adopted, at.written.strippedOf = false, pool.Backends
 }
 
 func able(b forwarding.Backend) uint8 {

@@ -73,7 +73,7 @@ func (r *fluxRig) setAffinity(scope model.AffinityScope) {
 func (r *fluxRig) apply() {
 	r.Helper()
 	r.desired.Sort()
-	state, err := forwarding.Build(r.desired, func(_ *model.Pool, id model.BackendID) (model.Health, time.Time) {
+	state, err := forwarding.Build(r.desired.Clone(), func(_ *model.Pool, id model.BackendID) (model.Health, time.Time) {
 		return r.health[id.Address], time.Time{}
 	}, forwarding.Nobody, time.Now(), r.state)
 	if err != nil {

@@ -154,9 +154,7 @@ func (s fuzzService) pool(state *forwarding.State, f family, name string, after 
 	} else {
 		pool.Members = pool.Members[:2]
 	}
-	for i := range pool.Table {
-		pool.Table[i] = uint32(i % 2)
-	}
+	pool.Table = inTurn(pool.Slots, 2)
 	state.Pools = append(state.Pools, pool)
 	return name
 }

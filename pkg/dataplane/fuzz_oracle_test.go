@@ -239,7 +239,7 @@ func (e *encounter) candidatesOf(v *model.VIP) []candidate {
 		if pool.Table == nil {
 			return nil
 		}
-		id := pool.Members[pool.Table[Slot(e.hash, pool.Slots)]].ID
+		id := pool.Members[pool.Table.Owners()[Slot(e.hash, pool.Slots)]].ID
 		return []candidate{e.candidate(v, pool.Name, id)}
 	}
 	var all []candidate

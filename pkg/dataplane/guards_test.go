@@ -238,6 +238,11 @@ func TestSourceListsComeAndGo(t *testing.T) {
 		VIPs:        []model.VIP{{Name: "vip", Protocol: model.TCP, Mode: model.ModeDSRL2, Pool: "pool", Endpoints: listen(ipv4().vip, 80)}},
 		SourceLists: []model.SourceList{listOf(t, "a", "192.0.2.0/24"), listOf(t, "b", "2001:db8::/32"), listOf(t, "unused", "10.0.0.0/8")},
 	}
+	apply := func() {
+		t.Helper()
+		state.VIPs = slices.Clone(state.VIPs) // what was applied is not written to
+		applyTo(t, p, state)
+	}
 	expect := func(when string, wantFlag bool, names ...string) {
 		t.Helper()
 		var numbers []uint32
@@ -260,19 +265,19 @@ func TestSourceListsComeAndGo(t *testing.T) {
 			t.Errorf("%s: the VIP is guarded: %t, by %+v", when, flagged, p.guards.elements[0])
 		}
 	}
-	applyTo(t, p, state)
+	apply()
 	expect("none", false)
 	state.VIPs[0].Sources.Deny = "a"
-	applyTo(t, p, state)
+	apply()
 	expect("a", true, "a")
 	state.VIPs[0].Sources = model.Sources{Deny: "b", Allow: "a"}
-	applyTo(t, p, state)
+	apply()
 	expect("both", true, "a", "b")
 	state.VIPs[0].Sources, state.Sources.Bogus = model.Sources{}, "b"
-	applyTo(t, p, state)
+	apply()
 	expect("node", true, "b")
 	state.Sources.Bogus = ""
-	applyTo(t, p, state)
+	apply()
 	expect("none again", false)
 	state.VIPs[0].Sources.Deny = "c"
 	if err := p.Check(state); err == nil {

@@ -353,9 +353,22 @@ func settledPool(name string, slots uint32, backends ...netip.Addr) forwarding.P
 	if len(backends) == 0 {
 		return pool
 	}
-	pool.Table = make([]uint32, slots)
-	for i := range pool.Table {
-		pool.Table[i] = uint32(i % len(backends))
-	}
+	pool.Table = inTurn(slots, len(backends))
 	return pool
+}
+
+// fixedTable is a table that a test has made up.
+type fixedTable struct{ owners []uint32 }
+
+func (t *fixedTable) Owners() []uint32 { return t.owners }
+
+func (t *fixedTable) Shares() []uint32 { panic("the data plane does not ask for it") }
+
+// inTurn gives slots to so many members in turn.
+func inTurn(slots uint32, members int) forwarding.Table {
+	t := &fixedTable{make([]uint32, slots)}
+	for i := range t.owners {
+		t.owners[i] = uint32(i % members)
+	}
+	return t
 }

@@ -212,9 +212,7 @@ func replaced(state *forwarding.State, s natServed, keeps bool) natServed {
 	pool.Backends[0].Takes, pool.Backends[0].Keeps = false, keeps
 	pool.Backends = append(pool.Backends, forwarding.Backend{ID: next.backend, Takes: true, Keeps: true})
 	pool.Members[0].ID = next.backend
-	for i := range pool.Table {
-		pool.Table[i] = 0
-	}
+	pool.Table = inTurn(pool.Slots, 1)
 	return next
 }
 

@@ -48,6 +48,44 @@ type place struct {
 	left map[model.BackendID]uint64
 	// adopted from a former daemon, and nothing applied since.
 	adopted bool
+	// written is what packets have of the pool here.
+	written written
+}
+
+// written is what of a pool was last written at its place, whether that became the state
+// applied or not. What has not changed is the same by address, as [forwarding.Build]
+// promises; the zero value is the same as nothing.
+type written struct {
+	// backends have their numbers, rooms and records here, by these paths.
+	backends []forwarding.Backend
+	paths    forwarding.Paths
+	// strippedOf are the backends when others were last stripped.
+	strippedOf []forwarding.Backend
+	// slots say that table, or reset without one, is in the slots.
+	slots bool
+	table forwarding.Table
+	reset bool
+}
+
+// numbered reports whether these very backends have their numbers.
+func (w *written) numbered(backends []forwarding.Backend) bool { return same(w.backends, backends) }
+
+// resolved reports whether these very backends have their records, by these very paths.
+func (w *written) resolved(backends []forwarding.Backend, paths forwarding.Paths) bool {
+	return same(w.backends, backends) && w.paths.Same(paths)
+}
+
+// stripped reports whether all but these very backends were stripped.
+func (w *written) stripped(backends []forwarding.Backend) bool { return same(w.strippedOf, backends) }
+
+// owned reports whether slots have the owners of the pool's table.
+func (w *written) owned(pool *forwarding.Pool) bool {
+	return w.slots && w.table == pool.Table && (w.table != nil || w.reset == pool.Reset)
+}
+
+// same reports whether two slices are one, and not empty.
+func same(a, b []forwarding.Backend) bool {
+	return len(a) == len(b) && len(a) > 0 && &a[0] == &b[0]
 }
 
 // minPlace is the fewest backends that a place has room for.
@@ -86,6 +124,9 @@ func (at *place) fits(p *forwarding.Pool) bool {
 	if at.slots != p.Slots {
 		return false
 	}
+	if at.written.numbered(p.Backends) {
+		return true
+	}
 	needed := len(at.owners)
 	for _, b := range p.Backends {
 		if _, known := at.owners[b.ID]; !known {
@@ -97,6 +138,9 @@ func (at *place) fits(p *forwarding.Pool) bool {
 
 // numbered returns the numbers of the place with some for all these backends as well.
 func (at *place) numbered(backends []forwarding.Backend) map[model.BackendID]uint32 {
+	if at.written.numbered(backends) {
+		return at.owners
+	}
 	for _, b := range backends {
 		if _, known := at.owners[b.ID]; !known {
 			next := *at

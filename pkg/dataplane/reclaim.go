@@ -139,6 +139,7 @@ func (p *Plane) clearBackend(index uint32) {
 
 // forget gives the numbers back.
 func (p *Plane) forget(free freed) {
+	p.applied.listed = nil // some of them may have had to do with what is free
 	for _, id := range free.vips {
 		p.numbers.vips.give(run{id, id + 1})
 		p.goneVIPs = slices.DeleteFunc(p.goneVIPs, func(v goneVIP) bool { return v.id == id })
@@ -148,6 +149,7 @@ func (p *Plane) forget(free freed) {
 		b.at.owners = maps.Clone(b.at.owners)
 		delete(b.at.owners, b.id)
 		delete(b.at.left, b.id)
+		b.at.written = written{}
 	}
 	for _, g := range free.ghosts {
 		for i := range g.table.Words() {

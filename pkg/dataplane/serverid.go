@@ -39,12 +39,20 @@ func (p *Plane) planServerIDs(v *vip, next *planned) {
 	}
 }
 
+// renamesBackends reports whether a VIP that stays has to know server IDs of other lengths.
+func (p *Plane) renamesBackends(v *vip, next *planned) bool {
+	again := *v
+	again.serverIDs = 0
+	p.planServerIDs(&again, next)
+	return again.serverIDs != v.serverIDs
+}
+
 // serverIDsOf are what connection IDs of a VIP call the backends of its pool.
 func serverIDsOf(v *vip, pool *forwarding.Pool, owners map[model.BackendID]uint32) map[lbServerId]uint32 {
-	ids := map[lbServerId]uint32{}
 	if !v.QUIC {
-		return ids
+		return nil
 	}
+	ids := map[lbServerId]uint32{}
 	for _, b := range pool.Backends {
 		for _, id := range b.ServerIDs {
 			key := lbServerId{Vip: uint16(v.id), Config: id.Config}

@@ -51,11 +51,16 @@ func (t *Table) Names(backend uint32) bool {
 
 // Move gives a slot another owner and reports whether its word changed.
 func (t *Table) Move(slot, owner uint32, now Tick) bool {
-	before := t.words[slot]
-	after := before.Move(owner)
-	if before == after {
+	if t.words[slot].Owner() == owner { // most slots: this much is inlined
 		return false
 	}
+	t.move(slot, owner, now)
+	return true
+}
+
+func (t *Table) move(slot, owner uint32, now Tick) {
+	before := t.words[slot]
+	after := before.Move(owner)
 	t.write(slot, after)
 	if after.InFlux() {
 		if !before.InFlux() {
@@ -63,7 +68,6 @@ func (t *Table) Move(slot, owner uint32, now Tick) bool {
 		}
 		t.moved[slot] = now
 	}
-	return true
 }
 
 func (t *Table) flux(slot uint32, now Tick) {

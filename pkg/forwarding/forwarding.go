@@ -6,6 +6,7 @@ package forwarding
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"time"
 
@@ -19,12 +20,20 @@ type State struct {
 	VIPs  []model.VIP
 	Pools []Pool
 	// Paths to backends, by their address. A backend without one is unresolved.
-	Paths map[netip.Addr]Path
+	Paths Paths
 	// SourceLists are sorted by name; Sources hold for all VIPs.
 	SourceLists []model.SourceList
 	Sources     model.NodeSources
 	// Next is when time alone will change the result, zero if it will not.
 	Next time.Time
+}
+
+// Paths are never written to once they are part of a State.
+type Paths map[netip.Addr]Path
+
+// Same reports whether these are the very same.
+func (p Paths) Same(other Paths) bool {
+	return reflect.ValueOf(p).UnsafePointer() == reflect.ValueOf(other).UnsafePointer()
 }
 
 // Path is how packets leave for a backend, resolved down to the Ethernet header.
@@ -50,12 +59,21 @@ type Pool struct {
 	Backends []Backend
 	// Members are the backends that take new flows, with their weights.
 	Members []Member
-	// Table has an index into Members for each slot; it is nil if there are none.
-	Table []uint32
+	// Table says which of Members each slot belongs to; it is nil if there are none.
+	Table Table
 	// Slots is the size of the table, also when it is nil.
 	Slots uint32
 	// Reset says that without members TCP is reset instead of dropped.
 	Reset bool
+}
+
+// Table is whose the slots of a pool are. It is computed when it is asked for, and nobody
+// needs it for long: what packets meet is in the data plane's maps. [maglev.Table] is one.
+type Table interface {
+	// Owners has an index into the pool's members for each slot.
+	Owners() []uint32
+	// Shares counts the slots of each member.
+	Shares() []uint32
 }
 
 // Backend is a backend of a pool and what it may still be given.
@@ -104,57 +122,80 @@ func Nobody(string, model.BackendID) bool { return false }
 
 // Build computes the forwarding state of a valid, sorted desired state at a
 // moment. A backend that is full has no slots while another one is not. Pools whose
-// members are those of last keep its tables, the same slices: nothing is computed twice,
-// and what did not change can be told by its address. last is also what on_all_down
-// "last-known" falls back on.
+// members or backends are those of last keep its slices and its table, the same ones: nothing
+// is computed twice, and what did not change can be told by its address. last is also what
+// on_all_down "last-known" falls back on. Nothing of a State may be written to.
 func Build(desired model.State, health Health, full Full, now time.Time, last State) (State, error) {
 	next := State{VIPs: desired.VIPs, Pools: make([]Pool, len(desired.Pools)), SourceLists: desired.SourceLists, Sources: desired.Sources}
+	b := builder{health: health, full: full, now: now}
 	for i := range desired.Pools {
-		b := builder{Pool: &desired.Pools[i], health: health, full: full, now: now}
-		pool, err := b.build(last.Pool(b.Name))
+		pool, err := b.build(&desired.Pools[i], last.Pool(desired.Pools[i].Name))
 		if err != nil {
-			return State{}, fmt.Errorf("pool %q: %w", b.Name, err)
+			return State{}, fmt.Errorf("pool %q: %w", pool.Name, err)
 		}
 		next.Pools[i] = pool
-		if !b.next.IsZero() && (next.Next.IsZero() || b.next.Before(next.Next)) {
-			next.Next = b.next
-		}
 	}
+	next.Next = b.next
 	return next, nil
 }
 
-// builder builds one pool.
+// builder builds pools, one after the other.
 type builder struct {
-	*model.Pool
 	health Health
 	full   Full
 	now    time.Time
 	// next is when time alone changes the result, zero if it does not.
 	next time.Time
+
+	// The pool at hand, and what is found out about it, in memory that the next one has again.
+	*model.Pool
+	seen     []observation
+	usable   []Member
+	withRoom []Member
+	backends []Backend
 }
 
-func (b *builder) build(last *Pool) (Pool, error) {
+// observation is what was seen of a backend, and whether it takes new flows for that.
+type observation struct {
+	health model.Health
+	since  time.Time
+	takes  bool
+}
+
+func (b *builder) build(of *model.Pool, last *Pool) (Pool, error) {
 	pool := Pool{
-		Name:  b.Name,
-		Slots: b.TableSize,
-		Reset: b.OnAllDown == model.OnAllDownReset,
+		Name:  of.Name,
+		Slots: of.TableSize,
+		Reset: of.OnAllDown == model.OnAllDownReset,
 	}
-	usable := b.usable()
-	pool.Members = b.withRoom(usable)
-	if len(pool.Members) == 0 && b.OnAllDown == model.OnAllDownLastKnown && last != nil {
-		pool.Members = stillWanted(b.Pool, last.Members)
+	if last == nil {
+		last = &Pool{}
 	}
-	pool.Backends = b.backends(slices.Concat(usable, pool.Members))
-	if last != nil && last.Slots == pool.Slots && slices.Equal(last.Members, pool.Members) {
+	b.Pool = of
+	b.observe()
+	members := b.members(last)
+	b.describe()
+	if pool.Backends = last.Backends; !slices.EqualFunc(b.backends, last.Backends, sameBackend) {
+		pool.Backends = slices.Clone(b.backends)
+	}
+	if slices.Equal(members, last.Members) && pool.Slots == last.Slots {
 		pool.Members, pool.Table = last.Members, last.Table
 		return pool, nil
 	}
-	if len(pool.Members) == 0 {
+	if len(members) == 0 {
 		return pool, nil
 	}
-	table, err := buildTable(pool.Slots, pool.Members)
+	pool.Members = slices.Clone(members)
+	table, err := tableOf(pool.Slots, pool.Members)
+	if err != nil {
+		return pool, err
+	}
 	pool.Table = table
-	return pool, err
+	return pool, nil
+}
+
+func sameBackend(a, b Backend) bool {
+	return a.ID == b.ID && a.Takes == b.Takes && a.Keeps == b.Keeps && a.MaxConnections == b.MaxConnections && slices.Equal(a.ServerIDs, b.ServerIDs)
 }
 
 // until notes that the result changes at a moment, if that is yet to come.
@@ -164,36 +205,57 @@ func (b *builder) until(t time.Time) {
 	}
 }
 
-// withRoom are those that are not full; all if all are: none of them is worse than others.
-func (b *builder) withRoom(usable []Member) []Member {
-	out := slices.DeleteFunc(slices.Clone(usable), func(m Member) bool { return b.full(b.Name, m.ID) })
-	if len(out) == 0 {
-		return usable
+// observe looks at each backend once.
+func (b *builder) observe() {
+	b.seen = b.seen[:0]
+	for i := range b.Backends {
+		health, since := b.health(b.Pool, b.Backends[i].BackendID)
+		b.seen = append(b.seen, observation{health: health, since: since})
 	}
-	return out
 }
 
-// usable are the backends that may take new flows: enabled, of some weight, and up.
-func (b *builder) usable() []Member {
-	var out []Member
-	var steps []uint32
+// members are the backends that have slots: those that may take new flows and are not full;
+// all of them if all are full, for none is worse than others then.
+func (b *builder) members(last *Pool) []Member {
+	b.findUsable()
+	b.withRoom = b.withRoom[:0]
+	for _, m := range b.usable {
+		if !b.full(b.Name, m.ID) {
+			b.withRoom = append(b.withRoom, m)
+		}
+	}
+	switch {
+	case len(b.withRoom) > 0:
+		return b.withRoom
+	case len(b.usable) == 0 && b.OnAllDown == model.OnAllDownLastKnown:
+		return b.stillWanted(last.Members)
+	}
+	return b.usable
+}
+
+// findUsable finds the backends that may take new flows: enabled, of some weight, and up.
+func (b *builder) findUsable() {
+	b.usable = b.usable[:0]
 	ramping := false
 	for i := range b.Backends {
-		m := &b.Backends[i]
-		health, since := b.health(b.Pool, m.BackendID)
-		if m.State != model.Enabled || m.Weight == 0 || health != model.HealthUp {
+		m, seen := &b.Backends[i], &b.seen[i]
+		if m.State != model.Enabled || m.Weight == 0 || seen.health != model.HealthUp {
 			continue
 		}
-		step := b.slowStart(since)
-		ramping = ramping || step < slowStartSteps
-		out, steps = append(out, Member{ID: m.BackendID, Weight: m.Weight}), append(steps, step)
+		seen.takes = true
+		ramping = ramping || b.slowStart(seen.since) < slowStartSteps
+		b.usable = append(b.usable, Member{ID: m.BackendID, Weight: m.Weight})
 	}
-	for i := range out {
-		if ramping {
-			out[i].Weight *= steps[i]
+	if !ramping {
+		return
+	}
+	at := 0
+	for _, seen := range b.seen {
+		if seen.takes {
+			b.usable[at].Weight *= b.slowStart(seen.since)
+			at++
 		}
 	}
-	return out
 }
 
 // slowStartSteps is in how many equal steps a backend grows to its weight.
@@ -213,44 +275,41 @@ func (b *builder) slowStart(since time.Time) uint32 {
 	return uint32(step) + 1
 }
 
-// backends tells what each backend may be given. One that checks call down keeps
+// describe tells what each backend may be given. One that checks call down keeps
 // its flows for a grace; one that is disabled does not.
-func (b *builder) backends(taking []Member) []Backend {
-	takes := make(map[model.BackendID]bool, len(taking))
-	for _, m := range taking {
-		takes[m.ID] = true
-	}
-	out := make([]Backend, len(b.Backends))
+func (b *builder) describe() {
+	b.backends = b.backends[:0]
 	for i := range b.Backends {
-		m := &b.Backends[i]
-		out[i] = Backend{ID: m.BackendID, Takes: takes[m.BackendID], Keeps: m.State != model.Disabled, MaxConnections: m.MaxConnections, ServerIDs: m.ServerIDs}
-		health, since := b.health(b.Pool, m.BackendID)
-		if health == model.HealthDown && !out[i].Takes && out[i].Keeps {
-			end := since.Add(b.DownGrace)
-			out[i].Keeps = end.After(b.now)
+		m, seen := &b.Backends[i], b.seen[i]
+		keeps := m.State != model.Disabled
+		if seen.health == model.HealthDown && !seen.takes && keeps {
+			end := seen.since.Add(b.DownGrace)
+			keeps = end.After(b.now)
 			b.until(end)
 		}
+		b.backends = append(b.backends, Backend{ID: m.BackendID, Takes: seen.takes, Keeps: keeps, MaxConnections: m.MaxConnections, ServerIDs: m.ServerIDs})
 	}
-	return out
 }
 
 // stillWanted are the members that the operator still has enabled, whatever their health.
-func stillWanted(p *model.Pool, last []Member) []Member {
+func (b *builder) stillWanted(last []Member) []Member {
 	var out []Member
 	for _, m := range last {
-		if b, ok := p.Backend(m.ID); ok && b.State == model.Enabled && b.Weight > 0 {
-			out = append(out, Member{ID: b.BackendID, Weight: b.Weight})
+		i := slices.IndexFunc(b.Backends, func(other model.Backend) bool { return other.BackendID == m.ID })
+		if i >= 0 && b.Backends[i].State == model.Enabled && b.Backends[i].Weight > 0 {
+			b.seen[i].takes = true
+			out = append(out, Member{ID: m.ID, Weight: b.Backends[i].Weight})
 		}
 	}
 	return out
 }
 
-func buildTable(slots uint32, members []Member) ([]uint32, error) {
+func tableOf(slots uint32, members []Member) (*maglev.Table, error) {
 	backends := make([]maglev.Backend, len(members))
 	for i, m := range members {
 		backends[i] = maglev.Backend{ID: m.ID.String(), Weight: m.Weight}
 	}
-	return maglev.Build(slots, backends)
+	return maglev.New(slots, backends)
 }
 
 // Keeping tells which backends get packets of the flows that they have.
@@ -264,13 +323,11 @@ func (p *Pool) Keeping() map[model.BackendID]bool {
 
 // Shares counts the slots of each member.
 func (p *Pool) Shares() map[model.BackendID]uint32 {
-	counts := make([]uint32, len(p.Members))
-	for _, m := range p.Table {
-		counts[m]++
-	}
 	shares := make(map[model.BackendID]uint32, len(p.Members))
-	for i, m := range p.Members {
-		shares[m.ID] = counts[i]
+	if p.Table != nil {
+		for i, share := range p.Table.Shares() {
+			shares[p.Members[i].ID] = share
+		}
 	}
 	return shares
 }

@@ -46,9 +46,38 @@ func (s *Snapshot) All() iter.Seq2[Key, model.CheckStatus] {
 // since the first of the checks that say so now. It is zero where nothing was
 // ever observed.
 func (s *Snapshot) Backend(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
+	r := s.Reader()
+	return r.Backend(p, id)
+}
+
+// Reader reads a snapshot, quickest in the order in which the targets were set.
+type Reader struct {
+	snapshot *Snapshot
+	// next is where the check after the one found last is.
+	next int
+}
+
+// Reader returns one for a single goroutine.
+func (s *Snapshot) Reader() Reader { return Reader{snapshot: s} }
+
+// check finds the state of a check; without a target it is the zero one.
+func (r *Reader) check(k Key) *model.CheckStatus {
+	if s := r.snapshot; r.next >= len(s.keys) || s.keys[r.next] != k {
+		i, ok := s.index[k]
+		if !ok {
+			return &model.CheckStatus{}
+		}
+		r.next = i
+	}
+	r.next++
+	return r.snapshot.statuses[r.next-1]
+}
+
+// Backend is [Snapshot.Backend].
+func (r *Reader) Backend(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
 	folded, since := model.HealthUp, time.Time{}
 	for i := range p.Checks {
-		status, _ := s.Check(Key{p.Name, id, p.Checks[i].WithDefaults().Name})
+		status := r.check(Key{p.Name, id, p.Checks[i].WithDefaults().Name})
 		switch {
 		case i == 0 || graver(status.Health, folded):
 			folded, since = status.Health, status.Since

@@ -1,6 +1,7 @@
 package health
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"reflect"
 	"testing"
@@ -84,5 +85,44 @@ func TestBackendFold(t *testing.T) {
 				t.Errorf("without checks: %v since %v, want up", health, since)
 			}
 		})
+	}
+}
+
+// TestReader: in whatever order a reader is asked, it says what the snapshot says.
+func TestReader(t *testing.T) {
+	p := &model.Pool{Name: "web", Checks: []model.Check{{Name: "a", Type: model.CheckTCP}, {Name: "b", Type: model.CheckTCP}}}
+	for i := range 20 {
+		state := []model.AdminState{model.Enabled, model.Enabled, model.Disabled}[i%3] // disabled ones are no targets
+		p.Backends = append(p.Backends, model.Backend{BackendID: model.BackendID{Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})}, State: state})
+	}
+	c := New()
+	c.Set(Targets(model.State{Pools: []model.Pool{*p}}))
+	last := map[Key]model.CheckStatus{}
+	for k := range c.Snapshot().All() {
+		last[k] = model.CheckStatus{Name: k.Check, Health: model.Health(rand.IntN(3)), Since: epoch.Add(time.Duration(rand.IntN(1000)) * time.Second)}
+	}
+	c.Restore(last)
+	s := c.Snapshot()
+	read := func(order []int) {
+		r := s.Reader()
+		for _, i := range order {
+			id, want := p.Backends[i].BackendID, model.HealthUp
+			for _, check := range p.Checks {
+				if status := last[Key{"web", id, check.Name}]; graver(status.Health, want) {
+					want = status.Health
+				}
+			}
+			if got, _ := r.Backend(p, id); got != want {
+				t.Errorf("backend %d is %v, want %v", i, got, want)
+			}
+		}
+	}
+	inOrder := make([]int, len(p.Backends))
+	for i := range inOrder {
+		inOrder[i] = i
+	}
+	read(inOrder)
+	for range 20 {
+		read(rand.Perm(len(p.Backends)))
 	}
 }

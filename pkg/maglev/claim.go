@@ -12,27 +12,29 @@ func claim(slots []uint32, members []member, turns []uint32) {
 	for 4*last*last < len(slots) {
 		last++
 	}
-	first := len(turns) - last
-	free := walk(slots, members, turns[:first])
-	pick(slots, members, turns[first:], free)
+	first := len(slots) - last
+	free := walk(slots, members, turns, first)
+	pick(slots, members, turns, first, free)
 }
 
-// walk follows the permutation of each turn's member to the first free slot.
-// It returns the slots that are free in the end.
-func walk(slots []uint32, members []member, turns []uint32) []uint32 {
+// walk follows the permutation of each turn's member to the first free slot, in the first n
+// turns. It returns the slots that are free in the end.
+func walk(slots []uint32, members []member, turns []uint32, n int) []uint32 {
 	size := uint64(len(slots))
 	// One bit for each slot stays in the processor's first cache where the
 	// table would not.
 	taken := make([]uint64, size/64+1)
-	for _, turn := range turns {
-		m := &members[turn]
-		slot := m.firstFree(taken, size)
-		taken[slot/64] |= 1 << (slot % 64)
-		slots[slot] = m.index
-		// The member's next turn will find this slot taken and step on.
-		m.next = uint32(slot)
+	for left := n; left > 0; left -= len(turns) {
+		for _, turn := range turns[:min(left, len(turns))] {
+			m := &members[turn]
+			slot := m.firstFree(taken, size)
+			taken[slot/64] |= 1 << (slot % 64)
+			slots[slot] = m.index
+			// The member's next turn will find this slot taken and step on.
+			m.next = uint32(slot)
+		}
 	}
-	free := make([]uint32, 0, len(slots)-len(turns))
+	free := make([]uint32, 0, len(slots)-n)
 	for slot := range size {
 		if taken[slot/64]>>(slot%64)&1 == 0 {
 			free = append(free, uint32(slot))
@@ -54,12 +56,12 @@ func (m *member) firstFree(taken []uint64, size uint64) uint64 {
 	return slot
 }
 
-// pick gives each turn's member the one of the free slots, as many as turns,
-// that its permutation visits first. It uses free up.
-func pick(slots []uint32, members []member, turns, free []uint32) {
+// pick gives the member of each turn from the nth on the one of the free slots, as many as
+// these turns, that its permutation visits first. It uses free up.
+func pick(slots []uint32, members []member, turns []uint32, n int, free []uint32) {
 	size := uint64(len(slots))
-	for _, turn := range turns {
-		m := &members[turn]
+	for turn := n; len(free) > 0; turn++ {
+		m := &members[turns[turn%len(turns)]]
 		// A slot lies (slot - next) / skip steps ahead, modulo size. No free
 		// slot lies behind: the member would have claimed it.
 		perSkip := inverse(uint64(m.skip), size)

@@ -31,16 +31,36 @@ type Backend struct {
 const None = ^uint32(0)
 
 // Build returns a table of size slots, each the index into backends of its
-// owner, or None in every slot if no backend has weight. Size is a prime: only
+// owner, or None in every slot if no backend has weight.
+//
+// It fails where [New] does, and keeps nothing of its arguments.
+func Build(size uint32, backends []Backend) ([]uint32, error) {
+	t, err := New(size, backends)
+	if err != nil {
+		return nil, err
+	}
+	return t.Owners(), nil
+}
+
+// Table is a table that is computed when it is asked for. It never changes and may be
+// used by several goroutines at once.
+type Table struct {
+	size uint32
+	// backends counts those without weight as well.
+	backends int
+	members  []member
+}
+
+// New returns the table of size slots of some backends. Size is a prime: only
 // then does every backend's permutation visit all slots.
 //
 // Every backend owns its proportional share of the slots, rounded up or down.
 // With equal weights the table is the paper's. The order of backends does not
 // matter.
 //
-// It fails if size is not a prime or two backends have the same ID. It takes
-// time in proportion to size * log(size) and keeps nothing of its arguments.
-func Build(size uint32, backends []Backend) ([]uint32, error) {
+// It fails if size is not a prime or two backends have the same ID. It keeps nothing of
+// its arguments.
+func New(size uint32, backends []Backend) (*Table, error) {
 	// Below 2^64, ProbablyPrime is exact.
 	if !new(big.Int).SetUint64(uint64(size)).ProbablyPrime(0) {
 		return nil, fmt.Errorf("build maglev table: size %d is not a prime; choose one, such as 65537", size)
@@ -52,7 +72,7 @@ func Build(size uint32, backends []Backend) ([]uint32, error) {
 	slices.SortFunc(order, func(a, b uint32) int {
 		return strings.Compare(backends[a].ID, backends[b].ID)
 	})
-	members := make([]member, 0, len(backends))
+	t := &Table{size: size, backends: len(backends), members: make([]member, 0, len(backends))}
 	for i, index := range order {
 		b := &backends[index]
 		if i > 0 && backends[order[i-1]].ID == b.ID {
@@ -60,13 +80,28 @@ func Build(size uint32, backends []Backend) ([]uint32, error) {
 		}
 		if b.Weight > 0 {
 			offset, skip := permutation(size, b.ID)
-			members = append(members, member{index: index, weight: b.Weight, next: offset, skip: skip})
+			t.members = append(t.members, member{index: index, weight: b.Weight, next: offset, skip: skip})
 		}
 	}
-	return assemble(size, members), nil
+	return t, nil
 }
 
-// member is a backend of non-zero weight while a table is built.
+// Owners computes the table: the index into the backends of each slot's owner, or None in
+// every slot if no backend has weight. It takes time in proportion to size * log(size).
+func (t *Table) Owners() []uint32 { return assemble(t.size, slices.Clone(t.members)) }
+
+// Shares counts the slots of each backend, without computing the table.
+func (t *Table) Shares() []uint32 {
+	shares := make([]uint32, t.backends)
+	if len(t.members) > 0 {
+		for i, quota := range quotas(t.size, t.members) {
+			shares[t.members[i].index] = quota
+		}
+	}
+	return shares
+}
+
+// member is a backend of non-zero weight.
 type member struct {
 	// index is what goes into the slots that it owns.
 	index  uint32

@@ -37,7 +37,7 @@ func quotas(size uint32, members []member) []uint32 {
 }
 
 // schedule returns whose turn it is to claim a slot, for every slot of the
-// table. The heaviest member has a turn in every round; one of weight w has its
+// table; what is shorter than that is repeated. The heaviest member has a turn in every round; one of weight w has its
 // k-th, counted from 0, in round k*heaviest/w rounded down, until its quota is
 // used up. Within a round members come in their order. With equal weights that
 // is the paper's round robin.
@@ -53,7 +53,7 @@ func schedule(members []member, quota []uint32) []uint32 {
 		total += uint64(members[i].weight)
 	}
 	if heaviest == lightest {
-		return roundRobin(uint32(len(members)), turns)
+		return roundRobin(len(members))
 	}
 	// A member's last round is at most (quota-1)*heaviest/weight, and its
 	// quota less than turns*weight/total + 1.
@@ -82,15 +82,13 @@ func schedule(members []member, quota []uint32) []uint32 {
 	return order
 }
 
-// roundRobin is the schedule of n members of the same weight.
-func roundRobin(n uint32, turns uint64) []uint32 {
-	order := make([]uint32, turns)
-	for first := uint64(0); first < turns; first += uint64(n) {
-		for i := range order[first:min(first+uint64(n), turns)] {
-			order[first+uint64(i)] = uint32(i)
-		}
+// roundRobin is a round of n members of the same weight.
+func roundRobin(n int) []uint32 {
+	round := make([]uint32, n)
+	for i := range round {
+		round[i] = uint32(i)
 	}
-	return order
+	return round
 }
 
 // clock counts the rounds of a member's turns without dividing in each.

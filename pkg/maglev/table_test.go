@@ -254,3 +254,31 @@ func TestInverse(t *testing.T) {
 		}
 	}
 }
+
+// TestShares: shares are the slots that the table has for each, without it, and a table can
+// be computed more than once.
+func TestShares(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		backends := numbered(rapid.IntRange(0, 20).Draw(t, "backends"))
+		for i := range backends {
+			backends[i].Weight = rapid.Uint32Range(0, 5).Draw(t, "weight")
+		}
+		table, err := New(rapid.SampledFrom([]uint32{2, 7, 251, 1009}).Draw(t, "size"), backends)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts := make([]uint32, len(backends))
+		owners := table.Owners()
+		for _, owner := range owners {
+			if owner != None {
+				counts[owner]++
+			}
+		}
+		if shares := table.Shares(); !slices.Equal(shares, counts) {
+			t.Fatalf("shares %v, and the table has %v", shares, counts)
+		}
+		if !slices.Equal(owners, table.Owners()) {
+			t.Fatal("the table is another one the second time")
+		}
+	})
+}

@@ -16,6 +16,7 @@ package neighbor
 
 import (
 	"net/netip"
+	"reflect"
 )
 
 // Hop is how packets leave towards an address. Two Hops are equal when packets
@@ -47,3 +48,8 @@ type Hop struct {
 // Table holds the Hop of every address. It is immutable once published. IPv4
 // addresses are never IPv4-mapped in it.
 type Table map[netip.Addr]Hop
+
+// Same reports whether two are the very same table: then it has the same hops.
+func (t Table) Same(other Table) bool {
+	return reflect.ValueOf(t).UnsafePointer() == reflect.ValueOf(other).UnsafePointer()
+}

@@ -92,7 +92,7 @@ func (s *scene) tablesKept() error {
 		return fmt.Errorf("there were %d pools, now there are %d", len(before), len(s.plane.applied.Pools))
 	}
 	for i, now := range s.plane.applied.Pools {
-		if len(now.Table) != len(before[i].Table) || len(now.Table) > 0 && &now.Table[0] != &before[i].Table[0] {
+		if now.Table != before[i].Table {
 			return fmt.Errorf("pool %q has another table", now.Name)
 		}
 	}

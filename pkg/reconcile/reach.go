@@ -47,13 +47,14 @@ func (l *Loop) natSource(to netip.Addr) (key string, source netip.Prefix) {
 // reach tells which backends a VIP's mode cannot reach although their next hop is known.
 type reach struct {
 	loop  *Loop
-	paths map[netip.Addr]forwarding.Path
+	paths forwarding.Paths
 	// modes are those of a pool's VIPs, each with the first VIP that has it.
 	modes map[string]map[model.Mode]string
 }
 
 func (l *Loop) reaching() reach {
-	r := reach{l, l.paths(), map[string]map[model.Mode]string{}}
+	l.resolve()
+	r := reach{l, l.paths, map[string]map[model.Mode]string{}}
 	for _, v := range l.desired.state.VIPs {
 		if r.modes[v.Pool] == nil {
 			r.modes[v.Pool] = map[model.Mode]string{}

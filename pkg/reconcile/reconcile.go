@@ -107,7 +107,11 @@ type Loop struct {
 	// exhausting says that there were some since the one before.
 	exhausted  uint64
 	exhausting bool
-	health     map[dataplane.BackendKey]model.Health
+	// health is that of each backend of desired state, in its order, as it was last logged.
+	health []model.Health
+	// paths are those of hops.
+	hops  neighbor.Table
+	paths forwarding.Paths
 	// full are the backends that have as many connections as they may have.
 	full map[dataplane.BackendKey]bool
 	// first is the flow table's time when the loop started, sweepAt when the
@@ -147,7 +151,6 @@ func New(o Options) (*Loop, error) {
 		o:        o,
 		requests: make(chan func()),
 		started:  time.Now(),
-		health:   map[dataplane.BackendKey]model.Health{},
 		full:     map[dataplane.BackendKey]bool{},
 		pause:    o.RetryFirst,
 	}
@@ -160,6 +163,7 @@ func New(o Options) (*Loop, error) {
 
 // adopt makes a revision the desired one and tells what depends on it alone.
 func (l *Loop) adopt(d desired) {
+	l.health = carryHealth(l.desired.state, l.health, d.state)
 	l.desired = d
 	l.snapshot.Store(&d)
 	l.o.Checker.Set(health.Targets(d.state))
@@ -251,14 +255,21 @@ func (l *Loop) succeed() {
 
 // build folds desired state, health and next hops together.
 func (l *Loop) build(state model.State) (forwarding.State, error) {
-	paths := l.paths()
-	health := l.healthOf(l.o.Checker.Snapshot())
+	l.resolve()
+	inUse := l.inUse()
+	health := healthOf(l.o.Checker.Snapshot(), inUse)
 	// A backend may pass its first check before its next hop is known here. Its
 	// packets would be dropped, so it waits while others can take them.
+	reachable := func(p *model.Pool, id model.BackendID) bool {
+		if inUse(p, id) {
+			return true
+		}
+		_, resolved := l.paths[id.Address]
+		return resolved
+	}
 	ready := func(p *model.Pool, id model.BackendID) bool {
-		_, resolved := paths[id.Address]
 		h, _ := health(p, id)
-		return h == model.HealthUp && (resolved || l.inUse(p.Name, id))
+		return h == model.HealthUp && reachable(p, id)
 	}
 	someReady := map[string]bool{} // by pool, looked at once
 	canWait := func(p *model.Pool) bool {
@@ -271,7 +282,7 @@ func (l *Loop) build(state model.State) (forwarding.State, error) {
 	}
 	next, err := forwarding.Build(state, func(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
 		h, since := health(p, id)
-		if h == model.HealthUp && !ready(p, id) && canWait(p) {
+		if h == model.HealthUp && !reachable(p, id) && canWait(p) {
 			return model.HealthUnknown, since
 		}
 		return h, since
@@ -279,36 +290,50 @@ func (l *Loop) build(state model.State) (forwarding.State, error) {
 	if err != nil {
 		return forwarding.State{}, err
 	}
-	next.Paths = paths
+	next.Paths = l.paths
 	return next, nil
 }
 
 // healthOf is what the checks say. A backend in use whose health is unknown stays:
 // a check was added that has not spoken yet, and were that no reason to stay, adding
 // one would take a pool out of service.
-func (l *Loop) healthOf(snapshot *health.Snapshot) forwarding.Health {
+func healthOf(snapshot *health.Snapshot, inUse func(*model.Pool, model.BackendID) bool) forwarding.Health {
+	reader := snapshot.Reader()
 	return func(p *model.Pool, id model.BackendID) (model.Health, time.Time) {
-		h, since := snapshot.Backend(p, id)
-		if h == model.HealthUnknown && l.inUse(p.Name, id) {
+		h, since := reader.Backend(p, id)
+		if h == model.HealthUnknown && inUse(p, id) {
 			return model.HealthUp, time.Time{}
 		}
 		return h, since
 	}
 }
 
-// inUse reports whether a backend takes new flows as of what was applied last.
-func (l *Loop) inUse(pool string, id model.BackendID) bool {
-	p := l.forwarded.Pool(pool)
-	if p == nil {
-		return false
+// inUse tells whether a backend takes new flows as of what was applied last. It is quickest
+// when it is asked about one pool after the other.
+func (l *Loop) inUse() func(*model.Pool, model.BackendID) bool {
+	var pool *model.Pool
+	var last *forwarding.Pool
+	return func(p *model.Pool, id model.BackendID) bool {
+		if p != pool {
+			pool, last = p, l.forwarded.Pool(p.Name)
+		}
+		if last == nil {
+			return false
+		}
+		i, found := slices.BinarySearchFunc(last.Backends, id, func(b forwarding.Backend, id model.BackendID) int { return b.ID.Compare(id) })
+		return found && last.Backends[i].Takes
 	}
-	i, found := slices.BinarySearchFunc(p.Backends, id, func(b forwarding.Backend, id model.BackendID) int { return b.ID.Compare(id) })
-	return found && p.Backends[i].Takes
 }
 
-func (l *Loop) paths() map[netip.Addr]forwarding.Path {
-	paths := map[netip.Addr]forwarding.Path{}
-	for addr, hop := range l.o.Resolver.Table() {
+// resolve makes paths of the next hops. The same hops have the same paths, which the data
+// plane knows to be the same.
+func (l *Loop) resolve() {
+	hops := l.o.Resolver.Table()
+	if l.paths != nil && hops.Same(l.hops) {
+		return
+	}
+	paths := make(forwarding.Paths, len(hops))
+	for addr, hop := range hops {
 		if hop.Problem != "" {
 			continue
 		}
@@ -327,25 +352,44 @@ func (l *Loop) paths() map[netip.Addr]forwarding.Path {
 			OnLink: hop.OnLink, Outer: outer, MTU: mtu,
 		}
 	}
-	return paths
+	l.hops, l.paths = hops, paths
 }
 
 // logHealth reports what changed since it was last called.
 func (l *Loop) logHealth() {
 	snapshot := l.o.Checker.Snapshot()
-	seen := make(map[dataplane.BackendKey]model.Health, len(l.health))
+	reader, logged := snapshot.Reader(), l.health
 	for i := range l.desired.state.Pools {
 		p := &l.desired.state.Pools[i]
-		for _, b := range p.Backends {
-			key := dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}
-			now, _ := snapshot.Backend(p, b.BackendID)
-			seen[key] = now
-			if before, known := l.health[key]; (known || now != model.HealthUnknown) && before != now {
+		for j := range p.Backends {
+			b, before := &p.Backends[j], logged[j]
+			now, _ := reader.Backend(p, b.BackendID)
+			if now != before {
 				l.o.Log.Info("backend health changed", "pool", p.Name, "backend", b.String(), "from", before, "to", now, "reason", reason(snapshot, p, b.BackendID))
+				logged[j] = now
 			}
 		}
+		logged = logged[len(p.Backends):]
 	}
-	l.health = seen
+}
+
+// carryHealth gives the backends of another state the health that was logged of them; that
+// of new ones is unknown.
+func carryHealth(from model.State, health []model.Health, to model.State) []model.Health {
+	known := make(map[dataplane.BackendKey]model.Health, len(health))
+	for _, p := range from.Pools {
+		for i, b := range p.Backends {
+			known[dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}] = health[i]
+		}
+		health = health[len(p.Backends):]
+	}
+	var carried []model.Health
+	for _, p := range to.Pools {
+		for _, b := range p.Backends {
+			carried = append(carried, known[dataplane.BackendKey{Pool: p.Name, ID: b.BackendID}])
+		}
+	}
+	return carried
 }
 
 func reason(s *health.Snapshot, p *model.Pool, id model.BackendID) string {

@@ -149,8 +149,11 @@ func (s *scene) consistent() error {
 		return fmt.Errorf("desired is revision %d, %+v; stored is %d, %+v", revision, state, s.store.revision, s.store.state)
 	}
 	for _, p := range s.plane.applied.Pools {
-		if len(p.Members) > 0 && len(p.Table) != int(p.Slots) || len(p.Members) == 0 && p.Table != nil {
-			return fmt.Errorf("pool %q has %d members and a table of %d slots of %d", p.Name, len(p.Members), len(p.Table), p.Slots)
+		if (len(p.Members) > 0) != (p.Table != nil) {
+			return fmt.Errorf("pool %q has %d members, and has a table: %t", p.Name, len(p.Members), p.Table != nil)
+		}
+		if p.Table != nil && len(p.Table.Owners()) != int(p.Slots) {
+			return fmt.Errorf("pool %q has a table of %d slots of %d", p.Name, len(p.Table.Owners()), p.Slots)
 		}
 	}
 	return nil
