@@ -66,9 +66,10 @@ func (w *workload) ask(client *lab.Host, targets []netip.Addr, length time.Durat
 	for _, t := range targets {
 		to = append(to, t.String())
 	}
-	// Of itself, wrk ends after whole seconds only.
-	args := []string{"TARGETS=" + strings.Join(to, " "), "timeout", "--preserve-status", "--signal", "INT", fmt.Sprint(length.Seconds()),
-		"wrk", "-t", fmt.Sprint(threads), "-c", fmt.Sprint(connections), "-d", "1h", "-s", script}
+	// It ends by itself, after whole seconds: a signal that comes while it is about to sleep
+	// it takes for a wish to sleep on.
+	args := []string{"TARGETS=" + strings.Join(to, " "),
+		"wrk", "-t", fmt.Sprint(threads), "-c", fmt.Sprint(connections), "-d", fmt.Sprintf("%.0fs", length.Seconds()), "-s", script}
 	if w.afresh {
 		args = append(args, "-H", "Connection: close")
 	}

@@ -19,7 +19,7 @@ import (
 func tiny(t *testing.T) *suite {
 	t.Helper()
 	s := &suite{binary: "../../bin/steelyard", flows: []uint64{1, 1000}, forwarders: forwarders(), workloads: workloads(), paths: paths(),
-		rounds: 1, webRounds: 1, turn: time.Millisecond, webTurn: 300 * time.Millisecond, progress: io.Discard}
+		rounds: 1, webRounds: 1, turn: time.Millisecond, webTurn: time.Second, progress: io.Discard}
 	if err := s.preflight(); err != nil {
 		t.Fatal(err)
 	}
