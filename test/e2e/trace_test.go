@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -82,8 +83,11 @@ func TestPingInFragments(t *testing.T) {
 	r.addVIP("web4", vip4, "dsr-l2", "v4")
 	r.addVIP("web6", vip6, "dsr-ipip", "v6")
 	ping := func(size int, vip netip.Addr) error {
-		_, err := r.Client.Run("ping", "-n", "-q", "-c", "1", "-W", "5", "-s", fmt.Sprint(size), vip.String())
-		return err
+		out, err := r.Client.Run("ping", "-n", "-c", "1", "-W", "5", "-s", fmt.Sprint(size), vip.String())
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
 	}
 	for vip, headers := range map[netip.Addr]int{vip4: 20 + 8, vip6: 40 + 8} {
 		before := r.status().Reasons["tx_echo_reply"]
@@ -92,6 +96,14 @@ func TestPingInFragments(t *testing.T) {
 		}
 		_, err := r.Balancer.Run("ip", "address", "add", fmt.Sprintf("%s/%d", vip, vip.BitLen()), "dev", "lo", "nodad")
 		r.must(err)
+		// The kernel adds the route to an IPv6 address of its own when it comes to it.
+		r.wait(vip.String()+" is local to the balancer", func() error {
+			out, err := r.Balancer.Run("ip", "route", "get", vip.String())
+			if err == nil && !strings.HasPrefix(out, "local ") {
+				err = errors.New(out)
+			}
+			return err
+		})
 		for _, size := range []int{1501 - headers, 4000} {
 			if err := ping(size, vip); err != nil {
 				t.Error(err)
