@@ -151,11 +151,15 @@ func (r *rig) roomsOf(address netip.Addr, mode string, port uint16) {
 	if n := r.status().Reasons["drop_limit_backend"]; n < roomTries-2*roomLimit {
 		t.Errorf("%d packets are counted as drop_limit_backend", n)
 	}
-	for _, b := range r.rooms("v4") {
-		if !b.Full || b.Counted > roomLimit || b.Counted < roomLeast {
-			t.Errorf("of a full backend the CLI tells %+v", b)
+	// It is known to be full after the next sweep.
+	r.wait("the CLI tells of full backends", func() error {
+		for _, b := range r.rooms("v4") {
+			if !b.Full || b.Counted > roomLimit || b.Counted < roomLeast {
+				return fmt.Errorf("of a full backend the CLI tells %+v", b)
+			}
 		}
-	}
+		return nil
+	})
 	r.wantAnswers("while all is full", held)
 
 	const leave = 10
