@@ -551,28 +551,27 @@ func (p *Plane) Close() error {
 
 // Maps tells how full the maps are.
 func (p *Plane) Maps() []model.MapUse {
-	use := func(name string, m *ebpf.Map, used, capacity uint32, perEntry int) model.MapUse {
+	use := func(name string, m *ebpf.Map, used, capacity uint32) model.MapUse {
 		bytes, ok := uint64(0), false
 		if info, err := m.Info(); err == nil {
 			bytes, ok = info.Memlock()
 		}
 		if !ok {
-			bytes = uint64(m.MaxEntries()) * uint64(m.ValueSize()) * uint64(perEntry)
+			bytes = uint64(m.MaxEntries()) * uint64(m.ValueSize())
 		}
 		return model.MapUse{Name: name, Used: uint64(used), Capacity: uint64(capacity), Bytes: bytes}
 	}
-	cpus := ebpf.MustPossibleCPU()
 	n := &p.numbers
 	return []model.MapUse{
-		use("vips", p.maps.VipEntries, n.vips.used, n.vips.size, 1),
-		use("vip_counters", p.maps.VipRows, n.vips.used, n.vips.size, cpus),
-		use("pools", p.maps.Pools, n.pools.used, n.pools.size, 1),
-		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine, 1),
-		use("flows", p.maps.Flows, uint32(p.stats.Live), flowBuckets(p.limits)*flowsPerBucket, 1),
-		use("translations", p.maps.Translations, uint32(p.stats.Translations), p.natSources.capacity(), 1),
-		use("sessions", p.maps.Sessions, uint32(p.stats.Translations), p.natSources.sessionBuckets()*8, 1),
-		use("backends", p.maps.Backends, n.backends.used, n.backends.size, 1),
-		use("backend_counters", p.maps.BackendRows, n.backends.used, n.backends.size, cpus),
+		use("vips", p.maps.VipEntries, n.vips.used, n.vips.size),
+		use("vip_counters", p.maps.VipRows, n.vips.used, n.vips.size),
+		use("pools", p.maps.Pools, n.pools.used, n.pools.size),
+		use("slots", p.maps.Slots, n.lines.used*slotsPerLine, n.lines.size*slotsPerLine),
+		use("flows", p.maps.Flows, uint32(p.stats.Live), flowBuckets(p.limits)*flowsPerBucket),
+		use("translations", p.maps.Translations, uint32(p.stats.Translations), p.natSources.capacity()),
+		use("sessions", p.maps.Sessions, uint32(p.stats.Translations), p.natSources.sessionBuckets()*8),
+		use("backends", p.maps.Backends, n.backends.used, n.backends.size),
+		use("backend_counters", p.maps.BackendRows, n.backends.used, n.backends.size),
 	}
 }
 
