@@ -302,7 +302,7 @@ func (p *Plane) prepare(next *planned, state *forwarding.State) error {
 		}
 		for id, owner := range at.owners {
 			if from, known := last.owners[id]; known {
-				p.backendCounters.move(last.base()+from, at.base()+owner)
+				p.backendCounters.copyFrom(&p.backendCounters, last.base()+from, at.base()+owner)
 			}
 		}
 	}

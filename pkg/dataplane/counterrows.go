@@ -30,18 +30,15 @@ func mapRows(m *ebpf.Map) (counterRows, error) {
 	return counterRows{mapped, m.MaxEntries() / uint32(ebpf.MustPossibleCPU())}, err
 }
 
-// perCPU are what the CPUs count under an index.
-func (r *counterRows) perCPU(index uint32) []*lbCounters {
-	var out []*lbCounters
-	for at := index; at < uint32(len(r.elements)); at += r.row {
-		out = append(out, &r.elements[at])
-	}
-	return out
-}
+func (r *counterRows) cpus() uint32 { return uint32(len(r.elements)) / r.row }
+
+// at is what a CPU counts under an index.
+func (r *counterRows) at(cpu, index uint32) *lbCounters { return &r.elements[cpu*r.row+index] }
 
 func (r *counterRows) sum(index uint32) model.Counters {
 	var sum model.Counters
-	for _, c := range r.perCPU(index) {
+	for cpu := range r.cpus() {
+		c := r.at(cpu, index)
 		sum.Packets += atomic.LoadUint64(&c.Packets)
 		sum.Bytes += atomic.LoadUint64(&c.Bytes)
 		sum.Connections += atomic.LoadUint64(&c.Connections)
@@ -51,21 +48,15 @@ func (r *counterRows) sum(index uint32) model.Counters {
 
 // clear zeroes an index that is no longer used, for whoever gets it next.
 func (r *counterRows) clear(index uint32) {
-	for _, c := range r.perCPU(index) {
-		*c = lbCounters{}
+	for cpu := range r.cpus() {
+		*r.at(cpu, index) = lbCounters{}
 	}
 }
 
-// move copies an index's counts to another that nobody counts under yet.
-func (r *counterRows) move(from, to uint32) {
-	for cpu, c := range r.perCPU(from) {
-		*r.perCPU(to)[cpu] = *c
-	}
-}
-
-// copyFrom copies what others counted under an index.
-func (r *counterRows) copyFrom(other *counterRows, index uint32) {
-	for cpu, c := range other.perCPU(index) {
-		*r.perCPU(index)[cpu] = *c
+// copyFrom copies what others, or these, count under an index to one under which nobody
+// counts yet.
+func (r *counterRows) copyFrom(other *counterRows, from, to uint32) {
+	for cpu := range r.cpus() {
+		*r.at(cpu, to) = *other.at(cpu, from)
 	}
 }

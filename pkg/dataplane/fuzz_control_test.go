@@ -98,7 +98,7 @@ func (l *fuzzLab) eachBackend(change func(*lbBackend)) func() error {
 }
 
 // bump counts a packet that nobody sent.
-func bump(l *fuzzLab, backend uint32) { l.backendCounters.perCPU(backend)[0].Packets++ }
+func bump(l *fuzzLab, backend uint32) { l.backendCounters.at(0, backend).Packets++ }
 
 // TestFuzzNoticesOutcome spoils the outcome of good packets in every byte, and in
 // everything else: none may pass.

@@ -126,11 +126,12 @@ func (p *Plane) copyRows() error {
 	}
 	defer backends.close()
 	for _, v := range p.applied.vips {
-		p.vipCounters.copyFrom(&vips, v.id)
+		p.vipCounters.copyFrom(&vips, v.id, v.id)
 	}
 	for _, at := range p.allPlaces() {
 		for _, owner := range at.owners {
-			p.backendCounters.copyFrom(&backends, at.base()+owner)
+			index := at.base() + owner
+			p.backendCounters.copyFrom(&backends, index, index)
 		}
 	}
 	return nil

@@ -48,23 +48,15 @@ const triesPerSize = 64
 func buildVIPTable(keys []lbVipEntry, most uint32, random *rand.Rand) (*vipTable, error) {
 	t := describe(keys)
 	for t.entryBits = max(1, bits.Len(uint(len(keys)))); 1<<t.entryBits <= min(most, undisplacedEntries); t.entryBits++ {
-		for range triesPerSize {
-			t.rehash(random)
-			if t.fits(keys) {
-				t.fill(keys)
-				return t, nil
-			}
+		if t.search(keys, random, t.fits) {
+			return t, nil
 		}
 	}
 	needed := max(2*entriesPerGroup, len(keys)*100/fullest+1)
 	for t.entryBits = bits.Len(uint(needed - 1)); 1<<t.entryBits <= most; t.entryBits++ {
 		t.groupBits = t.entryBits - bits.TrailingZeros(entriesPerGroup)
-		for range triesPerSize {
-			t.rehash(random)
-			if t.displace(keys) {
-				t.fill(keys)
-				return t, nil
-			}
+		if t.search(keys, random, t.displace) {
+			return t, nil
 		}
 	}
 	return nil, fmt.Errorf("found no table of %d entries for %d VIP keys; raise limits.endpoints in the configuration", most, len(keys))
@@ -86,8 +78,16 @@ func describe(keys []lbVipEntry) *vipTable {
 	return t
 }
 
-func (t *vipTable) rehash(random *rand.Rand) {
-	t.multiplier = [3]uint64{random.Uint64() | 1, random.Uint64() | 1, random.Uint64() | 1}
+// search tries hashes until one places all keys in a table of this size, and fills it.
+func (t *vipTable) search(keys []lbVipEntry, random *rand.Rand, place func([]lbVipEntry) bool) bool {
+	for range triesPerSize {
+		t.multiplier = [3]uint64{random.Uint64() | 1, random.Uint64() | 1, random.Uint64() | 1}
+		if place(keys) {
+			t.fill(keys)
+			return true
+		}
+	}
+	return false
 }
 
 // fits reports whether every key has an entry of its own.
